@@ -1,0 +1,34 @@
+"""From what a person names to the folder that is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from langwright.base import UserError, nearest
+
+
+def model_in(folder: str | Path) -> Path:
+    """The model folder: `folder` itself, or the model inside a run or an artifact."""
+    path = Path(folder)
+    for place in (path, path / "model", path / "sft" / "model", path / "pretrain" / "model"):
+        if (place / "config.json").exists():
+            return place
+    if not path.is_dir():
+        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        guess = nearest(path.name, names)
+        fix = f"did you mean {str(path.parent / guess)!r}?" if guess else None
+        raise UserError("folder not found", where=path, fix=fix)
+    raise UserError("no model in this folder", where=path, expected="a config.json in it")
+
+
+def tokenizer_in(folder: str | Path) -> Path:
+    """The folder with the tokenizer's files: `folder` itself, or inside a run."""
+    path = Path(folder)
+    if path.is_file():
+        return path
+    for place in (path, path / "tokenizer", path / "model"):
+        if (place / "tokenizer.json").exists():
+            return place
+    if not path.is_dir():
+        raise UserError("folder not found", where=path)
+    raise UserError("no tokenizer in this folder", where=path, expected="a tokenizer.json in it")

@@ -1,0 +1,181 @@
+"""The words and options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from langwright import __version__
+
+Handler = Callable[[argparse.Namespace], int | None]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its help ends with the settings of a recipe's section, read from their config."""
+
+    settings: tuple[str, ...] = ()
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        if self.settings:
+            from langwright.cli.settings import settings_text
+
+            text += "\n" + settings_text(self.settings)
+        return text
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="langwright",
+        description="Make your own language model: raw text in, an answering model out.",
+        epilog="`langwright COMMAND --help` tells more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"langwright {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _run(commands)
+    _stages(commands)
+    _use(commands)
+    return parser
+
+
+def _command(
+    commands: Any,
+    name: str,
+    help: str,
+    handler: str,
+    *,
+    continues: bool = False,
+    settings: tuple[str, ...] = (),
+) -> argparse.ArgumentParser:
+    """Add a command. `handler` is ``module:function`` inside the cli room, imported when run."""
+    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    command.settings = settings
+    command.set_defaults(handler=_later(handler), continues=continues)
+    return command
+
+
+def _later(handler: str) -> Handler:
+    module, function = handler.split(":")
+
+    def call(arguments: argparse.Namespace) -> int | None:
+        return getattr(import_module(f"langwright.cli.{module}"), function)(arguments)
+
+    return call
+
+
+def _run(commands: Any) -> None:
+    run = _command(
+        commands,
+        "run",
+        "run a whole recipe, from raw text to an answering model",
+        "stages:run",
+        continues=True,
+        settings=("",),
+    )
+    run.add_argument("recipe", metavar="RECIPE", help="a TOML file")
+    run.add_argument(
+        "--corpus",
+        nargs="+",
+        metavar="PATH",
+        help="your own text in place of the recipe's: files, folders, globs, hf://owner/name",
+    )
+    _add_set(run)
+    run.add_argument("--runs", default="runs", metavar="DIR", help="where run folders stand")
+    run.add_argument("--name", metavar="NAME", help="name of the run's folder")
+    run.add_argument("--plan", action="store_true", help="only show what would run, and why")
+
+
+def _stages(commands: Any) -> None:
+    corpus = _stage(commands, "corpus", "read, clean and split texts", "corpus")
+    corpus.add_argument("paths", nargs="*", metavar="PATH", help="files, folders, globs, hf://...")
+    tokenizer = _stage(
+        commands, "tokenizer", "train a vocabulary, or show how a text is cut", "tokenizer"
+    )
+    tokenizer.add_argument("folder", nargs="?", metavar="DIR", help="a tokenizer to show")
+    tokenizer.add_argument(
+        "--show", metavar="TEXT", help="show how DIR cuts this text ('-': stdin)"
+    )
+    tokenizer.add_argument("--html", metavar="FILE", help="write what --show shows to a page")
+    tokenizer.add_argument("--corpus", metavar="DIR", help="corpus to train on")
+    dataset = _stage(commands, "dataset", "turn documents into token shards", "dataset")
+    dataset.add_argument("--corpus", metavar="DIR", required=True, help="the corpus")
+    dataset.add_argument("--tokenizer", metavar="DIR", required=True, help="the tokenizer")
+    pretrain = _stage(
+        commands, "pretrain", "train a base model on a dataset", "pretrain", extra=("model",)
+    )
+    pretrain.add_argument("--dataset", metavar="DIR", required=True, help="the dataset")
+    pretrain.add_argument("--tokenizer", metavar="DIR", required=True, help="its tokenizer")
+    sft = _stage(commands, "sft", "fine-tune a model on conversations", "sft")
+    sft.add_argument("--model", metavar="DIR", required=True, help="the base model")
+    sft.add_argument("--corpus", metavar="DIR", required=True, help="corpus with conversations")
+    evaluate = _stage(commands, "eval", "measure how good a model is", "evaluate")
+    evaluate.add_argument("--model", metavar="DIR", required=True, help="the model")
+    evaluate.add_argument(
+        "--corpus", metavar="DIR", required=True, help="corpus with held-out text"
+    )
+    evaluate.add_argument("--base", metavar="DIR", help="the model before fine-tuning")
+    report = _command(commands, "report", "write the report of a run folder", "stages:report")
+    report.add_argument("run", metavar="RUN", help="a run folder")
+    report.add_argument("--out", metavar="FILE", help="the HTML file; default RUN/report.html")
+
+
+def _stage(
+    commands: Any, name: str, help: str, section: str, extra: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
+    """A command for one stage: where the result goes, and its settings."""
+    command = _command(
+        commands, name, help, f"stages:{section}", continues=True, settings=(section, *extra)
+    )
+    command.add_argument("--out", metavar="DIR", help="folder for the result")
+    command.add_argument("--config", metavar="RECIPE", help="take the settings of this recipe")
+    _add_set(command)
+    return command
+
+
+def _use(commands: Any) -> None:
+    generate = _command(commands, "generate", "continue a text", "generate:generate")
+    _add_model(generate)
+    generate.add_argument(
+        "prompt", nargs="?", default="", help="beginning of the text ('-': stdin)"
+    )
+    generate.add_argument("--count", type=int, default=1, metavar="N", help="so many texts")
+    chat = _command(commands, "chat", "talk to a model in the terminal", "chat:chat")
+    _add_model(chat)
+    chat.add_argument("--system", metavar="TEXT", help="instruction that stands before the talk")
+    info = _command(commands, "info", "show this machine, or what a folder holds", "info:info")
+    info.add_argument("folder", nargs="?", metavar="DIR", help="a model, run or artifact folder")
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a setting, for example --set pretrain.lr=3e-4; may be given several times",
+    )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """A model and how it draws text; what is not given stays at the library's default."""
+    command.add_argument("folder", metavar="DIR", help="a model folder, or a run folder")
+    options: list[tuple[str, type, str]] = [
+        ("--max-tokens", int, "most tokens to write"),
+        ("--temperature", float, "0: always the likeliest token; higher: more varied"),
+        ("--top-k", int, "draw from this many likeliest tokens only"),
+        ("--top-p", float, "draw from the likeliest tokens that make up this share"),
+        ("--min-p", float, "draw only tokens at least this share as likely as the likeliest"),
+        ("--repetition-penalty", float, "over 1: avoid what has been written already"),
+        ("--seed", int, "same seed, same text"),
+    ]
+    for option, kind, help in options:
+        command.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=help)
+    command.add_argument(
+        "--stop", action="append", metavar="TEXT", help="stop before this text; may be repeated"
+    )
+    command.add_argument("--device", help="cpu, cuda or mps; default: the fastest there is")
+    command.add_argument("--dtype", help="fp32, bf16 or fp16")

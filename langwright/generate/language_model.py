@@ -1,0 +1,170 @@
+"""A model and its tokenizer as one thing that a person can talk to."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from langwright.base import UserError, machine
+from langwright.formats import load_model
+from langwright.generate.chat import Message, conversation_prompt
+from langwright.generate.loop import generate_tokens, stream_tokens
+from langwright.generate.output import Completion
+from langwright.generate.sampling import Sampling
+from langwright.model import ModelConfig, Transformer
+from langwright.tokenizer import Tokenizer, load_tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
+
+
+@dataclass
+class LanguageModel:
+    """A trained model: ids to logits, prompts to text, conversations to answers.
+
+    All methods that draw text take the fields of `Sampling` as keywords and return the new text
+    only, without the prompt. `notice` is told when a text had to be cut to fit the context.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+    notice: Callable[[str], None] = _warn
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's architecture."""
+        return self.model.config
+
+    @overload
+    def generate(self, prompt: str, **sampling: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], **sampling: Any) -> list[str]: ...
+
+    def generate(self, prompt: str | list[str], **sampling: Any) -> str | list[str]:
+        """Continue a text, or several at once. An empty prompt begins a new text."""
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        texts = [done.text for done in self.complete(prompts, parse_sampling(sampling))]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def complete(
+        self, prompts: Sequence[str], sampling: Sampling, *, logprobs: bool = False
+    ) -> list[Completion]:
+        """Like `generate`, with ids, reason of the end and, if asked, log-probabilities."""
+        ids = [self.encode_prompt(text) for text in prompts]
+        return self.complete_ids(ids, sampling, logprobs=logprobs)
+
+    def complete_ids(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, logprobs: bool = False
+    ) -> list[Completion]:
+        """Continue prompts that are already token ids."""
+        stop_ids, tokenizer = self.tokenizer.stop_ids, self.tokenizer
+        completions = generate_tokens(
+            self.model, prompts, sampling, stop_ids, tokenizer=tokenizer, logprobs=logprobs
+        )
+        for index, done in enumerate(completions):
+            if done.cropped:
+                self._tell_cropped(f"prompt {index + 1}", done.cropped)
+        return completions
+
+    def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
+        """Like `generate`, giving the text as it comes, in whole characters."""
+        return self._stream(self.encode_prompt(prompt), parse_sampling(sampling))
+
+    def chat(self, messages: Sequence[Message], **sampling: Any) -> str:
+        """The assistant's answer to ``[{"role": "user", "content": "..."}, ...]``."""
+        settings = parse_sampling(sampling)
+        return self.complete_ids([self.encode_conversation(messages, settings)], settings)[0].text
+
+    def chat_stream(self, messages: Sequence[Message], **sampling: Any) -> Iterator[str]:
+        """Like `chat`, giving the text as it comes."""
+        settings = parse_sampling(sampling)
+        return self._stream(self.encode_conversation(messages, settings), settings)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt: ordinary text, after the beginning token where the tokenizer has one."""
+        ids = self.tokenizer.encode(text)
+        bos = self.tokenizer.bos_id
+        return ids if bos is None else [bos, *ids]
+
+    def encode_conversation(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
+        """Ids of a conversation, its oldest turns dropped where it does not fit the context.
+
+        Room for the answer is kept free: max_tokens, but at most half the context.
+        """
+        context = self.config.context_length
+        room = min(sampling.max_tokens, context // 2)
+        ids, dropped = conversation_prompt(self.tokenizer, messages, context - room)
+        if dropped:
+            self.notice(
+                f"the {dropped} oldest messages were left out: the conversation is longer than the "
+                f"model's context of {context} tokens"
+            )
+        return ids
+
+    def _stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        cropped = len(ids) - (self.config.context_length - 1)
+        if cropped > 0:
+            self._tell_cropped("the prompt", cropped)
+        stop_ids, tokenizer = self.tokenizer.stop_ids, self.tokenizer
+        for piece in stream_tokens(self.model, ids, sampling, stop_ids, tokenizer=tokenizer):
+            if piece.text:
+                yield piece.text
+
+    def _tell_cropped(self, what: str, cropped: int) -> None:
+        self.notice(
+            f"{what} is longer than the model's context of {self.config.context_length} tokens: "
+            f"its first {cropped} tokens were left out"
+        )
+
+
+def load(
+    folder: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None
+) -> LanguageModel:
+    """Open a model folder.
+
+    Args:
+        folder: a Hugging Face model folder with its tokenizer.
+        device: "cpu", "cuda", "mps"; None or "auto" takes the fastest there is.
+        dtype: "fp32", "bf16", "fp16" or a torch dtype; None takes bf16 on CUDA, else fp32 (on a
+            CPU one token at a time is bound by memory and small models lose nothing).
+    """
+    device = resolve_device(device)
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise UserError("unknown number type", found=dtype, expected=", ".join(DTYPES))
+        dtype = DTYPES[dtype]
+    if dtype is None:
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    model = load_model(folder, device=device, dtype=dtype)
+    model.eval()
+    return LanguageModel(model, load_tokenizer(folder))
+
+
+def resolve_device(device: str | None) -> str:
+    """The device that was asked for, if this machine has it; None or "auto": the fastest."""
+    if device is None or device == "auto":
+        return machine().device
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.partition(":")[0], False):
+        usable = ", ".join(name for name, is_there in there.items() if is_there)
+        raise UserError(
+            "no such device on this machine", where="device", found=device, expected=usable
+        )
+    return device
+
+
+def parse_sampling(values: dict[str, Any]) -> Sampling:
+    """Settings given as keywords; a wrong one is a `UserError` that names it."""
+    return Sampling.parse(values, where="sampling")

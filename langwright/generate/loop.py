@@ -1,0 +1,291 @@
+"""The generation loop: prefill ragged prompts once, then one token per row and step.
+
+    prompts ──prefill──▶ logits (B, V) ──sample──▶ ids (B,) ──decode step──▶ logits ...
+
+Prompts are padded on the right. A pad stands later than every real token of its row, so nothing
+real attends to it, and the row's next token overwrites its place in the cache: ragged batches are
+exact. Rows that are finished leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from secrets import randbits
+
+import torch
+from torch import Tensor
+
+from langwright.base import UserError
+from langwright.generate.modes import evaluating
+from langwright.generate.output import Completion, Output, Piece
+from langwright.generate.sampling import (
+    Sampling,
+    SamplingRows,
+    process_logits,
+    row_seeds,
+    sample,
+    uniform_for,
+)
+from langwright.model import KVCache, Transformer
+from langwright.tokenizer import Tokenizer
+
+
+def generate_tokens(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling | Sequence[Sampling],
+    stop_ids: Collection[int] = (),
+    *,
+    tokenizer: Tokenizer | None = None,
+    start_id: int | None = None,
+    seeds: Sequence[int] | None = None,
+    logprobs: bool = False,
+    batch_rows: int = 64,
+    on_token: Callable[[Piece], None] | None = None,
+) -> list[Completion]:
+    """Continue each prompt; the result does not depend on which others are in the batch.
+
+    Args:
+        model: any mode; it is evaluated without dropout and gradients and left as it was.
+        prompts: token ids. One longer than context_length - 1 keeps its last context_length - 1
+            tokens (`Completion.cropped` says how many were dropped).
+        sampling: settings, one for all or one per prompt.
+        stop_ids: tokens that end a row.
+        tokenizer: gives `Completion.text`; needed for stop strings.
+        start_id: what an empty prompt starts from; None takes the tokenizer's bos or eos.
+        seeds: one per prompt; None derives them from `sampling.seed` (see `row_seeds`).
+        logprobs: also give the log-probability (nats) of each token.
+        batch_rows: most rows at a time.
+        on_token: called with every `Piece` as it comes.
+
+    Returns:
+        One `Completion` per prompt. Reason "length" means max_tokens or the end of the context.
+    """
+    rows = _outputs(model, prompts, sampling, stop_ids, tokenizer, start_id, seeds, logprobs)
+    for first in range(0, len(rows), batch_rows):
+        for pieces in run_rows(model, rows[first : first + batch_rows], tokenizer):
+            if on_token is not None:
+                for piece in pieces:
+                    on_token(piece)
+    return [row.completion for row in rows]
+
+
+def stream_tokens(
+    model: Transformer,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    stop_ids: Collection[int] = (),
+    *,
+    tokenizer: Tokenizer | None = None,
+    start_id: int | None = None,
+    seed: int | None = None,
+    logprobs: bool = False,
+) -> Iterator[Piece]:
+    """The pieces of one answer as they come; the same tokens as `generate_tokens`."""
+    seeds = None if seed is None else [seed]
+    rows = _outputs(model, [prompt], sampling, stop_ids, tokenizer, start_id, seeds, logprobs)
+    for pieces in run_rows(model, rows, tokenizer):
+        yield from pieces
+
+
+def stream(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+) -> Iterator[str]:
+    """The text of one answer as it comes: whole characters, never a part of a stop string."""
+    stop_ids = tokenizer.stop_ids
+    for piece in stream_tokens(model, prompt_ids, sampling, stop_ids, tokenizer=tokenizer):
+        if piece.text:
+            yield piece.text
+
+
+def run_rows(
+    model: Transformer, outputs: Sequence[Output], tokenizer: Tokenizer | None = None
+) -> Iterator[list[Piece]]:
+    """Run the rows of one batch to their ends, giving the pieces of each step."""
+    rows = list(outputs)
+    device = next(model.parameters()).device
+    # A padded output layer may have more symbols than the tokenizer: those are never drawn.
+    vocab = min(model.config.vocab_size, tokenizer.vocab_size) if tokenizer else None
+    settings = SamplingRows.of([row.sampling for row in rows], device)
+    with evaluating(model):
+        cache, logits = _prefill(model, rows)
+    seen = _seen(rows, logits.shape[-1], device) if settings.penalised() else None
+    while True:
+        tokens, chosen = _draw(rows, logits, settings, seen, vocab)
+        if seen is not None:
+            seen[torch.arange(len(rows), device=device), tokens] = True
+        pieces = [
+            row.take(token, logprob)
+            for row, token, logprob in zip(rows, tokens.tolist(), chosen, strict=True)
+        ]
+        yield pieces
+        alive = [index for index, row in enumerate(rows) if not row.finished]
+        if not alive:
+            return
+        if len(alive) < len(rows):
+            keep = torch.tensor(alive, device=device)
+            rows = [rows[index] for index in alive]
+            tokens, settings = tokens[keep], settings.select(keep)
+            seen = seen[keep] if seen is not None else None
+            cache.select(alive)
+        with evaluating(model):
+            hidden = model.hidden(tokens[:, None], cache=cache)  # (B, 1, D)
+            cache.advance(1)
+            logits = model.logits(hidden[:, 0])  # (B, V)
+
+
+def generate_uncached(
+    model: Transformer,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> list[int]:
+    """The plain loop: the whole text through the model for every token, no cache, no batch.
+
+    The reference that the cached loop is tested against. Unlike it, this one goes on past the
+    context: each forward sees the last context_length tokens.
+
+    Args:
+        prompt: at least one id.
+        sampling: settings; None is greedy. Its max_tokens and stops are not looked at.
+        seed: the row's seed.
+    """
+    sampling = sampling or Sampling(temperature=0.0)
+    device = next(model.parameters()).device
+    rows = SamplingRows.of([sampling], device)
+    ids = list(prompt)
+    for position in range(max_tokens):
+        with evaluating(model):
+            window = torch.tensor([ids[-model.config.context_length :]], device=device)  # (1, T)
+            logits = model(window)[:, -1].float()  # (1, V): only the last position counts
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        seen[0, ids] = True
+        uniform = torch.tensor([uniform_for(seed, position)], dtype=torch.float64)
+        ids.append(int(sample(logits, rows, uniform, seen)))
+    return ids[len(prompt) :]
+
+
+def next_probabilities(
+    model: Transformer, prompt: Sequence[int], sampling: Sampling | None = None
+) -> Tensor:
+    """The distribution (V,) that the next token after `prompt` would be drawn from.
+
+    `sampling` None gives the model's own distribution; otherwise after penalty, temperature, k, p
+    and min-p. Temperature 0 has no distribution to show and is read as 1.
+    """
+    device = next(model.parameters()).device
+    with evaluating(model):
+        logits = model.logits(model.hidden(torch.tensor([list(prompt)], device=device))[:, -1])
+    if sampling is None:
+        return logits[0].softmax(-1)
+    seen = torch.zeros_like(logits, dtype=torch.bool)
+    seen[0, list(prompt)] = True
+    return process_logits(logits, SamplingRows.of([sampling], device), seen)[0].softmax(-1)
+
+
+def _outputs(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling | Sequence[Sampling],
+    stop_ids: Collection[int],
+    tokenizer: Tokenizer | None,
+    start_id: int | None,
+    seeds: Sequence[int] | None,
+    logprobs: bool,
+) -> list[Output]:
+    """Check and crop the prompts and give each its settings and seed."""
+    settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+    if len(settings) != len(prompts):
+        raise ValueError(f"{len(settings)} settings for {len(prompts)} prompts")
+    if seeds is None:
+        fresh = randbits(62)
+        asked = [fresh if each.seed is None else each.seed for each in settings]
+        seeds = row_seeds(asked, prompts)
+    context = model.config.context_length
+    rows = []
+    for index, (prompt, each) in enumerate(zip(prompts, settings, strict=True)):
+        if each.stop and tokenizer is None:
+            raise ValueError("stop strings need the tokenizer")
+        ids = list(prompt) or [_start(tokenizer, start_id)]
+        cropped = max(0, len(ids) - max(1, context - 1))
+        ids = ids[cropped:]
+        rows.append(
+            Output(
+                index,
+                ids,
+                each,
+                stop_ids=stop_ids,
+                limit=max(1, min(each.max_tokens, context - len(ids))),
+                seed=seeds[index],
+                tokenizer=tokenizer,
+                logprobs=logprobs,
+                cropped=cropped,
+            )
+        )
+    return rows
+
+
+def _start(tokenizer: Tokenizer | None, start_id: int | None) -> int:
+    """The token that stands for "the beginning of a text"."""
+    if start_id is None and tokenizer is not None:
+        start_id = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    if start_id is None:
+        raise UserError(
+            "an empty prompt, and the tokenizer has no token for the beginning of a text",
+            fix="give at least one character of prompt",
+        )
+    return start_id
+
+
+def _prefill(model: Transformer, rows: Sequence[Output]) -> tuple[KVCache, Tensor]:
+    """Run the prompts; give the filled cache and each row's logits (B, V) after its last token."""
+    device = next(model.parameters()).device
+    lengths = [len(row.prompt) for row in rows]
+    longest = max(lengths)
+    capacity = max(len(row.prompt) + row.limit for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64, device=device)  # (B, T)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.prompt)] = torch.tensor(row.prompt, device=device)
+    cache = KVCache(model.config, len(rows), capacity, device, model.compute_dtype)
+    hidden = model.hidden(ids, cache=cache)  # (B, T, D)
+    cache.advance(lengths)
+    ends = torch.tensor(lengths, device=device) - 1
+    last = hidden[torch.arange(len(rows), device=device), ends]  # (B, D)
+    return cache, model.logits(last)
+
+
+def _draw(
+    rows: Sequence[Output],
+    logits: Tensor,
+    settings: SamplingRows,
+    seen: Tensor | None,
+    vocab: int | None,
+) -> tuple[Tensor, list[float | None]]:
+    """Next ids (B,) and, where a row asks for it, their log-probabilities in the raw model."""
+    logits = logits.float()
+    if vocab is not None and vocab < logits.shape[-1]:
+        logits = logits.clone()
+        logits[:, vocab:] = -torch.inf
+    uniforms = torch.tensor(
+        [uniform_for(row.seed, len(row.completion.ids)) for row in rows], dtype=torch.float64
+    )
+    tokens = sample(logits, settings, uniforms, seen)
+    if all(row.completion.logprobs is None for row in rows):
+        return tokens, [None] * len(rows)
+    logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
+    return tokens, [
+        value if row.completion.logprobs is not None else None
+        for value, row in zip(logprobs, rows, strict=True)
+    ]
+
+
+def _seen(rows: Sequence[Output], vocab: int, device: torch.device) -> Tensor:
+    """Which tokens stand in each row's prompt: bool (B, V)."""
+    seen = torch.zeros(len(rows), vocab, dtype=torch.bool, device=device)
+    for index, row in enumerate(rows):
+        seen[index, row.prompt] = True
+    return seen

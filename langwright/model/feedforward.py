@@ -1,0 +1,66 @@
+"""The feed-forward half of a block: each token by itself, wide in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from langwright.model.config import ModelConfig
+from langwright.model.linear import Linear
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GPT-2's approximation: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    return F.gelu(x, approximate="tanh")
+
+
+def relu2(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (So et al. 2021, "Primer", arXiv:2109.08668)."""
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,  # x * Phi(x), exact (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+    "gelu_tanh": gelu_tanh,
+    "relu": F.relu,
+    "relu2": relu2,
+    "silu": F.silu,  # x * sigmoid(x)
+    "swiglu": F.silu,  # of the gate
+    "geglu": F.gelu,  # of the gate
+}
+
+
+class FeedForward(nn.Module):
+    """down(act(up(x))): D -> hidden -> D (Vaswani et al. 2017, eq. 2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = Linear(config.width, config.hidden_size, bias=config.feedforward_bias)
+        self.down = Linear(config.hidden_size, config.width, bias=config.feedforward_bias)
+        self.activation = ACTIVATIONS[config.feedforward]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.down(self.activation(self.up(x)))
+
+
+class GatedFeedForward(nn.Module):
+    """down(act(gate(x)) * up(x)): SwiGLU and GEGLU (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Linear(config.width, config.hidden_size, bias=config.feedforward_bias)
+        self.up = Linear(config.width, config.hidden_size, bias=config.feedforward_bias)
+        self.down = Linear(config.hidden_size, config.width, bias=config.feedforward_bias)
+        self.activation = ACTIVATIONS[config.feedforward]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def build_feedforward(config: ModelConfig) -> FeedForward | GatedFeedForward:
+    """The config's feed-forward."""
+    return GatedFeedForward(config) if config.gated else FeedForward(config)

@@ -1,0 +1,32 @@
+"""From gradients to updates: optimizers, learning-rate schedules, clipping."""
+
+from torch.optim import SGD, AdamW
+
+from langwright.optim.build import OptimizerSet, build_optimizer
+from langwright.optim.clip import clip_gradients, clip_reference, gradient_norm
+from langwright.optim.config import OptimConfig, ScheduleConfig
+from langwright.optim.groups import parameter_kinds
+from langwright.optim.muon import Muon
+from langwright.optim.orthogonal import orthogonalize
+from langwright.optim.references import AdamL2, AdamWReference
+from langwright.optim.schedule import learning_rate_reference, schedule, warmup_length
+
+__all__ = [
+    "SGD",
+    "AdamL2",
+    "AdamW",
+    "AdamWReference",
+    "Muon",
+    "OptimConfig",
+    "OptimizerSet",
+    "ScheduleConfig",
+    "build_optimizer",
+    "clip_gradients",
+    "clip_reference",
+    "gradient_norm",
+    "learning_rate_reference",
+    "orthogonalize",
+    "parameter_kinds",
+    "schedule",
+    "warmup_length",
+]

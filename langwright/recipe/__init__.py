@@ -1,0 +1,62 @@
+"""Recipes: all stages joined into one reproducible run directory, and its report."""
+
+from langwright.recipe.config import (
+    Places,
+    Recipe,
+    check_recipe,
+    known_settings,
+    load_recipe,
+)
+from langwright.recipe.facts import Facts, read_facts
+from langwright.recipe.overrides import (
+    apply_override,
+    full_path,
+    inner_config,
+    open_tables,
+    parse_override,
+)
+from langwright.recipe.report import write_report
+from langwright.recipe.run import Run, open_run, plan, recipe_text, run_recipe
+from langwright.recipe.stages import (
+    Stage,
+    corpus_stage,
+    dataset_stage,
+    evaluate_stage,
+    model_folder,
+    pretrain_stage,
+    sft_stage,
+    tokenizer_stage,
+)
+from langwright.recipe.summary import summary_text
+from langwright.recipe.toml import write_toml
+
+__all__ = [
+    "Facts",
+    "Places",
+    "Recipe",
+    "Run",
+    "Stage",
+    "apply_override",
+    "check_recipe",
+    "corpus_stage",
+    "dataset_stage",
+    "evaluate_stage",
+    "full_path",
+    "inner_config",
+    "known_settings",
+    "load_recipe",
+    "model_folder",
+    "open_run",
+    "open_tables",
+    "parse_override",
+    "plan",
+    "pretrain_stage",
+    "read_facts",
+    "recipe_text",
+    "run_recipe",
+    "sft_stage",
+    "summary_text",
+    "tokenizer_stage",
+    "write_report",
+    "write_toml",
+]

@@ -1,0 +1,53 @@
+"""When the raw files of a corpus change: a fingerprint without reading them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from langwright.base import hash_json
+from langwright.corpus import CorpusConfig
+
+OWN_SOURCES = ("python-docs", "python-source")
+
+
+def source_fingerprint(config: CorpusConfig) -> str:
+    """Changes when a file is added, removed or written, or when Python itself is another.
+
+    Names, sizes and times of the last change stand for the bytes: a corpus may be far too large to
+    be read twice. A hub data set is named by its address only.
+    """
+    entries = list(config.sources)
+    if config.conversations not in ("auto", "none"):
+        entries.append(config.conversations)
+    return hash_json([[entry, list(_states(entry))] for entry in entries])
+
+
+def _states(entry: str) -> Iterator[list[object]]:
+    if entry in OWN_SOURCES:
+        yield [platform.python_implementation(), platform.python_version(), platform.system()]
+        return
+    if entry.startswith("hf://"):
+        return
+    path = Path(entry).expanduser()
+    found = [str(path)] if path.exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207
+    for match in sorted(map(Path, found)):
+        for file in _files(match):
+            try:
+                status = file.stat()
+            except OSError:
+                continue
+            yield [str(file), status.st_size, status.st_mtime_ns]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for folder, inner, names in os.walk(path):
+        inner.sort()
+        for name in sorted(names):
+            yield Path(folder) / name

@@ -1,0 +1,118 @@
+"""metrics.jsonl: what happened, a line at a time, and what can be read off it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from langwright.base import write_atomic
+
+Record = dict[str, Any]
+STALL_EVALUATIONS = 3  # without a better validation loss before it is mentioned
+
+
+class MetricsLog:
+    """A JSON-lines file that can be cut back to a step when a run goes on from a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cut_back(self, step: int) -> list[Record]:
+        """Drop all lines of later steps (and a half-written last line); returns what remains."""
+        kept = [record for record in self.read() if record.get("step", 0) <= step]
+        write_atomic(self.path, "".join(_line(record) for record in kept))
+        return kept
+
+    def read(self) -> Iterator[Record]:
+        """All whole lines."""
+        if not self.path.exists():
+            return
+        with open(self.path, encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    return
+
+    def write(self, records: list[Record]) -> None:
+        """Append lines; they are with the operating system when this returns."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write("".join(_line(record) for record in records))
+
+
+class History:
+    """What the records so far amount to. Fed with live records, or with those of the file."""
+
+    def __init__(self) -> None:
+        self.best_loss: float | None = None
+        self.best_step: int | None = None
+        self.last_valid: Record | None = None
+        self.last_loss: float | None = None
+        self.bad_steps = 0
+        self.bad_in_a_row = 0
+        self._train: list[float] = []  # training losses since the last evaluation
+        self._evaluations: list[tuple[float, float]] = []  # (mean training loss, validation loss)
+        self._stall_told = False
+
+    def add(self, record: Record) -> None:
+        """Take note of a record."""
+        if "loss" in record:
+            self._add_update(record)
+        if record.get("valid_loss") is not None:
+            self._add_evaluation(record)
+
+    def is_best(self, loss: float | None) -> bool:
+        """Whether a validation loss (None: not finite) is better than all before."""
+        return loss is not None and (self.best_loss is None or loss < self.best_loss)
+
+    def stall_note(self) -> str | None:
+        """A sentence, once, when validation no longer improves while training does."""
+        recent = self._evaluations[-STALL_EVALUATIONS - 1 :]
+        if self._stall_told or len(recent) <= STALL_EVALUATIONS or self.best_loss is None:
+            return None
+        stalled = min(valid for _, valid in recent[1:]) > self.best_loss
+        if not stalled or recent[-1][0] >= recent[0][0]:
+            return None
+        self._stall_told = True
+        return (
+            f"note: validation loss has not improved since step {self.best_step} "
+            f"({self.best_loss:.3f}, now {recent[-1][1]:.3f}) while training loss fell from "
+            f"{recent[0][0]:.3f} to {recent[-1][0]:.3f}: the model is learning the training text "
+            "by heart. More data, fewer epochs, more dropout or a smaller model would help."
+        )
+
+    def _add_update(self, record: Record) -> None:
+        if record.get("skipped"):
+            self.bad_steps += 1
+            self.bad_in_a_row += 1
+            return
+        self.bad_in_a_row = 0
+        self.last_loss = record["loss"]
+        if record["loss"] is not None:
+            self._train.append(record["loss"])
+
+    def _add_evaluation(self, record: Record) -> None:
+        loss = record["valid_loss"]
+        if self.is_best(loss):
+            self.best_loss, self.best_step = loss, record["step"]
+        self.last_valid = record
+        if self._train:
+            self._evaluations.append((sum(self._train) / len(self._train), loss))
+            self._train = []
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
+def perplexity(loss: float) -> float | None:
+    """exp(loss): among how many equally likely tokens the model hesitates."""
+    return finite(math.exp(min(loss, 700.0)))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,202 @@
+"""Short measurements before a run begins; they leave weights and optimizer as they found them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from langwright.base import UserError
+from langwright.dataset import Batch, Rows
+from langwright.train.choices import DTYPES, Choices
+from langwright.train.compiling import blocks_of, compile_blocks, undo_compile
+from langwright.train.update import Updater
+
+# Rules of thumb for what has not been measured yet.
+COMPILE_SECONDS = 30.0  # to compile the blocks, forward and backward
+COMPILE_GAIN = {"cpu": 0.2, "cuda": 0.35}  # share of the time that compiling saves
+BUDGET_MARGIN = 0.03  # of a time budget, kept back for checkpoints and what was not foreseen
+
+
+class Probe:
+    """Times parts of a step on the run's first rows."""
+
+    def __init__(self, updater: Updater, rows: Rows, batch_rows: int) -> None:
+        self.updater = updater
+        self.rows = rows
+        self.batch_rows = batch_rows
+
+    def micro_seconds(self, micro_rows: int) -> float:
+        """Seconds of the quickest forward and backward pass of `micro_rows` rows.
+
+        One pass to warm up, then 2 to 10 within about 0.3 s (others may use the machine too).
+        """
+        batch = self.rows.batch(0, micro_rows)
+        self._pass(batch)
+        seconds = [self._pass(batch), self._pass(batch)]
+        while sum(seconds) < 0.3 and len(seconds) < 10:
+            seconds.append(self._pass(batch))
+        return min(seconds)
+
+    def fits(self, micro_rows: int) -> bool:
+        """Whether `micro_rows` rows fit into the device's memory."""
+        try:
+            self._pass(self.rows.batch(0, micro_rows))
+        except torch.OutOfMemoryError:
+            fits = False
+        else:
+            fits = True
+        self.updater.optimizer.zero_grad()
+        if not fits:
+            torch.cuda.empty_cache()
+        return fits
+
+    def update_seconds(self, at_least: float, most_steps: int = 20) -> float:
+        """Mean seconds of whole updates with a learning rate of 0, over `at_least` seconds.
+
+        The first one warms up and is not counted. The optimizer's state is dropped afterwards.
+        """
+        scale = self.updater.loss_scale
+        scale_state = None if scale is None else scale.state_dict()
+        spent, counted = 0.0, 0
+        for step in range(most_steps + 1):
+            started = time.perf_counter()
+            batch = self.rows.batch(step * self.batch_rows, self.batch_rows)
+            self.updater.update(step, batch, multiplier=0.0)
+            self._wait()
+            if step:
+                spent, counted = spent + time.perf_counter() - started, counted + 1
+            if counted >= 2 and spent >= at_least:
+                break
+        self.updater.optimizer.clear_state()
+        if scale is not None and scale_state is not None:
+            scale.load_state_dict(scale_state)
+        return spent / counted
+
+    def _pass(self, batch: Batch) -> float:
+        started = time.perf_counter()
+        micro_rows, self.updater.micro_rows = self.updater.micro_rows, batch.inputs.shape[0]
+        try:
+            self.updater.accumulate(0, batch)
+            self._wait()
+        finally:
+            self.updater.micro_rows = micro_rows
+            self.updater.optimizer.zero_grad()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.updater.device.type == "cuda":
+            torch.cuda.synchronize(self.updater.device)
+        elif self.updater.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def choose_precision(wanted: str, choices: Choices, fast_bf16: bool, probe: Probe) -> str:
+    """fp32 or bf16; where the CPU has bf16 instructions, by measuring which is quicker here.
+
+    (Small matrices can be quicker in fp32: casts and overheads outweigh the products.)
+    """
+    if wanted != "auto":
+        return choices.decide("precision", wanted, "as asked")
+    if not fast_bf16:
+        return choices.decide("precision", "fp32", "no fast bfloat16 on this device")
+    if choices["device"] != "cpu":
+        return choices.decide("precision", "bf16", "the device multiplies it fast")
+    rows = max(1, min(probe.batch_rows, 2048 // probe.rows.sequence_length))
+    seconds = {}
+    for name in ("fp32", "bf16"):
+        set_dtype(probe.updater, name)
+        seconds[name] = probe.micro_seconds(rows)
+    best = "bf16" if seconds["bf16"] < 0.95 * seconds["fp32"] else "fp32"
+    reason = " against ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
+    return choices.decide("precision", best, f"measured on {rows} rows: {reason}")
+
+
+def choose_compile(
+    wanted: str | bool,
+    choices: Choices,
+    probe: Probe,
+    *,
+    steps: int | None,
+    seconds: float | None,
+) -> bool:
+    """Whether to run compiled blocks; leaves the model in that state.
+
+    Args:
+        wanted: "auto", or a decision.
+        steps: length of the run, if known.
+        seconds: its length in time, if that is what is known.
+    """
+    updater, device = probe.updater, choices["device"]
+    if wanted is False or not blocks_of(updater.model):
+        return choices.decide("compile", False, "as asked" if wanted is False else "no blocks")
+    if wanted is True:
+        if (error := try_compile(probe)) is not None:
+            raise UserError(
+                f"the model could not be compiled: {error}",
+                where="compile",
+                fix="install a C++ compiler (g++), or set compile = false",
+            )
+        return choices.decide("compile", True, "as asked")
+    if device not in COMPILE_GAIN:
+        return choices.decide("compile", False, f"not used on {device}")
+    if seconds is not None and seconds * COMPILE_GAIN[device] < COMPILE_SECONDS:
+        return choices.decide("compile", False, _too_short(seconds))
+    plain = probe.micro_seconds(updater.micro_rows)
+    passes = -(-probe.batch_rows // updater.micro_rows)
+    if seconds is None:
+        assert steps is not None
+        seconds = steps * passes * plain
+    if seconds * COMPILE_GAIN[device] < COMPILE_SECONDS:
+        return choices.decide("compile", False, _too_short(seconds))
+    if (error := try_compile(probe)) is not None:
+        return choices.decide("compile", False, f"the compiler failed: {error}")
+    compiled = probe.micro_seconds(updater.micro_rows)
+    figures = f"a pass takes {1e3 * compiled:.1f} ms compiled, {1e3 * plain:.1f} ms not"
+    if compiled > 0.97 * plain:
+        undo_compile(updater.model)
+        return choices.decide("compile", False, figures)
+    return choices.decide("compile", True, figures)
+
+
+def try_compile(probe: Probe) -> str | None:
+    """Compile the blocks by running them once; the first line of the error if that fails."""
+    model = probe.updater.model
+    compile_blocks(model)
+    try:
+        probe.micro_seconds(probe.updater.micro_rows)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the compiler and its C++ compiler can fail in many ways
+        undo_compile(model)
+        torch.compiler.reset()
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    return None
+
+
+def choose_steps_for_time(
+    seconds: float, extra: Callable[[int, float], float], choices: Choices, probe: Probe
+) -> int:
+    """How many steps fit into `seconds` from now.
+
+    Args:
+        seconds: what is left of the budget.
+        extra: seconds of evaluations in a run of so many steps of so many seconds.
+    """
+    step_seconds = probe.update_seconds(at_least=min(5.0, 0.02 * seconds))
+    usable = (1.0 - BUDGET_MARGIN) * seconds
+    steps = max(1, int(usable / step_seconds))
+    while steps > 1 and steps * step_seconds + extra(steps, step_seconds) > usable:
+        steps = max(1, min(steps - 1, int((usable - extra(steps, step_seconds)) / step_seconds)))
+    reason = f"{step_seconds:.3g} s per step measured, {seconds:.0f} s left of the budget"
+    return choices.decide("total_steps", steps, reason)
+
+
+def set_dtype(updater: Updater, precision: str) -> None:
+    """Let the model compute in `precision`."""
+    updater.model.compute_dtype = DTYPES[precision]  # type: ignore[assignment]
+
+
+def _too_short(seconds: float) -> str:
+    return f"a run of about {seconds:.0f} s would not win back the {COMPILE_SECONDS:.0f} s it costs"

@@ -1,0 +1,319 @@
+"""The whole model: causal, documents apart, cached decoding exact, every option wired."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langwright.base import UserError
+from langwright.model import (
+    KVCache,
+    ModelConfig,
+    attention_reference,
+    build_model,
+    model_config,
+)
+
+V = 40
+BASE = {"vocab_size": V, "context_length": 64, "width": 24, "layers": 2, "heads": 4}
+
+# Every option at least once, in combinations that interact.
+OPTIONS = {
+    "plain": {},
+    "mha-learned": {"position": "learned", "norm": "layernorm", "norm_bias": True},
+    "gqa": {"kv_heads": 2, "qk_norm": True},
+    "mqa-wide-heads": {"kv_heads": 1, "head_width": 10},
+    "sinusoidal-post": {"position": "sinusoidal", "norm_placement": "post"},
+    "nope": {"position": "none", "feedforward": "relu"},
+    "biases": {"qkv_bias": True, "attention_out_bias": True, "feedforward_bias": True},
+    "no-affine": {"norm_affine": False, "qk_norm": True, "feedforward": "relu2", "tied": False},
+    "geglu": {"feedforward": "geglu", "feedforward_bias": True},
+    "gelu": {"feedforward": "gelu", "tied": False},
+    "gelu-tanh": {"feedforward": "gelu_tanh", "hidden_width": 50},
+    "silu-layernorm-post": {"feedforward": "silu", "norm": "layernorm", "norm_placement": "post"},
+}
+
+
+def model_of(options=None, seed=1, **more):
+    """A model whose every parameter is random, biases too, so that all of them matter."""
+    model = build_model(ModelConfig(**{**BASE, **(options or {}), **more}), seed).eval()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.2))
+            if parameter.dim() == 1 and name.endswith("weight"):
+                parameter += 1.0
+    return model
+
+
+def ids_of(batch=3, t=12, seed=5):
+    return torch.randint(0, V, (batch, t), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+class TestEveryOption:
+    def test_equals_reference_attention(self, name, monkeypatch):
+        model, ids = model_of(OPTIONS[name]), ids_of()
+        segments = torch.tensor([[0] * 5 + [1] * 7, [0] * 12, [0] * 2 + [1] * 9 + [-1]])
+        fused = [model(ids), model(ids, segments=segments)]
+        monkeypatch.setattr("langwright.model.attention.attend", attention_reference)
+        written = [model(ids), model(ids, segments=segments)]
+        for a, b in zip(fused, written, strict=True):
+            assert b.std() > 0.5
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)
+
+    def test_no_token_sees_a_later_one(self, name):
+        model, ids = model_of(OPTIONS[name]), ids_of()
+        changed = ids.clone()
+        changed[:, 7] = (changed[:, 7] + 1) % V
+        before, after = model(ids), model(changed)
+        torch.testing.assert_close(before[:, :7], after[:, :7], atol=1e-6, rtol=0)
+        assert (before[:, 7:] - after[:, 7:]).abs().amax(dim=(0, 2)).min() > 1e-3
+
+    def test_documents_in_a_row_equal_documents_alone(self, name):
+        model = model_of(OPTIONS[name])
+        one, two, three = ids_of(1, 5, 1), ids_of(1, 3, 2), ids_of(1, 9, 3)
+        row = torch.cat((one, two, three, torch.zeros(1, 2, dtype=torch.int64)), dim=1)
+        segments = torch.tensor([[0] * 5 + [1] * 3 + [2] * 9 + [-1] * 2])
+        positions = torch.tensor([[*range(5), *range(3), *range(9), 0, 0]])
+        together = model(row, segments=segments, positions=positions)[:, :17]
+        alone = torch.cat([model(x) for x in (one, two, three)], dim=1)
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-5)
+
+    def test_cached_decoding_is_exact(self, name):
+        model, ids = model_of(OPTIONS[name]), ids_of()
+        cache = KVCache(model.config, batch=3, capacity=16)
+        pieces, start = [], 0
+        for count in (4, 1, 1, 3, 1, 2):  # a prompt, single tokens, and several at once
+            pieces.append(model(ids[:, start : start + count], cache=cache))
+            cache.advance(count)
+            start += count
+        assert cache.lengths.tolist() == [12, 12, 12]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), atol=1e-5, rtol=1e-5)
+
+    def test_cached_ragged_batch_is_exact(self, name):
+        """Right-padded prompts of unequal lengths, then single tokens, beside each row alone."""
+        model, rows = model_of(OPTIONS[name]), [ids_of(1, n, n)[0] for n in (3, 7, 5)]
+        cache = KVCache(model.config, batch=3, capacity=20)
+        padded = torch.zeros(3, 7, dtype=torch.int64)
+        for b, row in enumerate(rows):
+            padded[b, : len(row)] = row
+        logits = model(padded, cache=cache)
+        cache.advance(torch.tensor([3, 7, 5]))
+        for b, row in enumerate(rows):
+            torch.testing.assert_close(
+                logits[b, : len(row)], model(row[None])[0], atol=1e-5, rtol=1e-5
+            )
+        for step in range(4):
+            new = ids_of(3, 1, 100 + step)
+            logits = model(new, cache=cache)
+            cache.advance(1)
+            rows = [torch.cat((row, new[b])) for b, row in enumerate(rows)]
+            for b, row in enumerate(rows):
+                torch.testing.assert_close(
+                    logits[b, -1], model(row[None])[0, -1], atol=1e-5, rtol=1e-5
+                )
+
+    def test_bf16_is_close(self, name):
+        model, ids = model_of(OPTIONS[name]), ids_of(2, 40)
+        exact = model(ids)
+        model.compute_dtype = torch.bfloat16
+        low = model(ids)
+        assert low.dtype == torch.float32
+        assert ((low - exact).norm() / exact.norm()).item() < 0.05
+
+    def test_every_parameter_learns(self, name):
+        model = model_of(OPTIONS[name])
+        loss, count = model.loss(ids_of(), ids_of(seed=6), chunk_tokens=10)
+        (loss / count).backward()
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("attention.k.bias") and model.config.position != "rotary":
+                continue  # shifts all scores of a query alike: no effect, no gradient
+            assert parameter.grad.abs().max() > 1e-7, parameter_name
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_any_ragged_advance_is_exact(steps):
+    """Rows that advance by any different counts (0 included) equal each row alone."""
+    model = model_of({"kv_heads": 2})
+    cache = KVCache(model.config, batch=3, capacity=24)
+    rows = [torch.empty(0, dtype=torch.int64) for _ in range(3)]
+    for number, counts in enumerate(steps):
+        new = ids_of(3, 3, number)
+        logits = model(new, cache=cache)
+        cache.advance(counts)
+        for b, count in enumerate(counts):
+            rows[b] = torch.cat((rows[b], new[b, :count]))
+            if count:
+                alone = model(rows[b][None])[0, -count:]
+                torch.testing.assert_close(logits[b, :count], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_cache_select_keeps_rows():
+    model = model_of()
+    cache = KVCache(model.config, batch=3, capacity=20)
+    ids = ids_of(3, 6)
+    model(ids, cache=cache)
+    cache.advance([6, 2, 4])
+    cache.select(torch.tensor([2, 0, 2]))
+    assert cache.lengths.tolist() == [4, 6, 4]
+    new = ids_of(3, 1)
+    logits = model(new, cache=cache)[:, -1]
+    for b, (row, length) in enumerate(((2, 4), (0, 6), (2, 4))):
+        alone = model(torch.cat((ids[row, :length], new[b]))[None])[0, -1]
+        torch.testing.assert_close(logits[b], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_cache_in_bf16_is_close():
+    model, ids = model_of({"kv_heads": 2}), ids_of(2, 20)
+    exact = model(ids)[:, -1]
+    model.compute_dtype = torch.bfloat16
+    cache = KVCache(model.config, 2, 32, dtype=torch.bfloat16)
+    model(ids[:, :-1], cache=cache)
+    cache.advance(19)
+    low = model(ids[:, -1:], cache=cache)[:, -1]
+    assert ((low - exact).norm() / exact.norm()).item() < 0.05
+
+
+def test_dropout_rates_are_separate_and_for_training_only():
+    """Fact F13: each rate alone changes training, none changes evaluation."""
+    ids = ids_of()
+    for name in ("dropout_embedding", "dropout_attention", "dropout_residual"):
+        model = model_of({name: 0.5})
+        plain = model_of()(ids)
+        torch.testing.assert_close(model(ids), plain)
+        model.train()
+        assert not torch.allclose(model(ids), plain, atol=1e-2), name
+    assert model_of().train().training
+    torch.testing.assert_close(model_of().train()(ids), model_of()(ids))
+
+
+def test_tied_head_is_one_tensor():
+    """Facts G5, X28: tying shares the parameter, it does not copy it."""
+    tied, untied = model_of(tied=True), model_of(tied=False)
+    assert tied.head_weight is tied.tokens.weight and tied.head is None
+    assert (
+        sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters())
+        == V * BASE["width"]
+    )
+    with torch.no_grad():
+        tied.tokens.weight[3] += 1.0
+    assert torch.equal(tied.head_weight[3], tied.tokens.weight[3])
+
+
+def test_positions_make_the_order_matter():
+    ids = ids_of(1, 6)
+    swapped = ids[:, [1, 0, 2, 3, 4, 5]]
+    for position, matters in (("none", False), ("rotary", True), ("learned", True)):
+        model = model_of({"position": position, "layers": 1})
+        difference = (model(ids)[0, -1] - model(swapped)[0, -1]).abs().max()
+        assert (difference > 1e-3) == matters, position
+
+
+def test_initialisation():
+    """Facts G6, V31, and (seed, name) alone decides each parameter."""
+    config = model_config({"preset": "gpt2-124m", "layers": 2, "vocab_size": 500})
+    model = build_model(config, seed=3)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            assert (parameter == (1.0 if name.endswith("norm.weight") else 0.0)).all(), name
+            continue
+        residual = name.endswith(("out.weight", "down.weight"))
+        expected = 0.02 / (2 * 2) ** 0.5 if residual else 0.02
+        assert parameter.std().item() == pytest.approx(expected, rel=0.02), name
+        assert abs(parameter.mean().item()) < expected * 0.02, name
+    deeper = build_model(config.replace(layers=3, init_std=0.02), seed=3)
+    assert torch.equal(
+        model.blocks[1].attention.q.weight, deeper.blocks[1].attention.q.weight
+    )  # another layer changes no other parameter
+    other = build_model(config, seed=4)
+    assert not torch.equal(model.tokens.weight, other.tokens.weight)
+    assert pytest.approx(0.00408, abs=5e-6) == 0.02 / (2 * 12) ** 0.5
+    assert pytest.approx(0.00204, abs=5e-6) == 0.02 / (2 * 48) ** 0.5
+
+
+def test_modern_initialisation_starts_at_the_uniform_loss():
+    model = build_model(model_config({"preset": "langwright-fast-1m", "vocab_size": 100}), seed=1)
+    ids = torch.randint(0, 100, (2, 20))
+    assert model(ids, ids)[1].item() == pytest.approx(torch.tensor(100.0).log().item(), rel=1e-6)
+    assert model.blocks[0].attention.q.weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
+
+
+def test_shapes_of_the_book():
+    """Facts V9, F14, D8: (8, 4) ids -> (8, 4, 256) -> blocks keep the shape."""
+    model = build_model(
+        ModelConfig(
+            vocab_size=50, context_length=4, width=256, layers=1, heads=4, position="learned"
+        )
+    )
+    x, rotary = model.embed(torch.randint(0, 50, (8, 4)), torch.arange(4))
+    assert x.shape == (8, 4, 256) and rotary is None
+    assert model.blocks[0](x).shape == (8, 4, 256)
+
+
+@pytest.mark.parametrize(
+    "ids,options,words",
+    [
+        (torch.zeros(0, 4, dtype=torch.int64), {}, ["no tokens", "(0, 4)"]),
+        (torch.zeros(2, 0, dtype=torch.int64), {}, ["no tokens"]),
+        (torch.zeros(4, dtype=torch.int64), {}, ["batch"]),
+        (torch.full((1, 3), V), {}, ["vocabulary", str(V), f"0 ... {V - 1}"]),
+        (torch.full((1, 3), -1), {}, ["vocabulary", "-1"]),
+        (torch.zeros(1, 65, dtype=torch.int64), {"position": "learned"}, ["65", "64"]),
+    ],
+)
+def test_bad_ids_are_told(ids, options, words):
+    with pytest.raises(UserError) as error:
+        model_of(options)(ids)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_full_cache_is_told():
+    model = model_of()
+    cache = KVCache(model.config, 2, 8)
+    model(ids_of(2, 6), cache=cache)
+    cache.advance(6)
+    with pytest.raises(UserError, match="full") as error:
+        model(ids_of(2, 3), cache=cache)
+    assert "at most 8" in str(error.value) and "= 9" in str(error.value)
+    with pytest.raises(UserError, match="rows"):
+        model(ids_of(3, 1), cache=cache)
+    with pytest.raises(UserError, match="learned positions"):
+        KVCache(model.config.replace(position="learned"), 1, 65)
+    with pytest.raises(ValueError, match="segments"):
+        model(ids_of(2, 1), cache=cache, segments=torch.zeros(2, 1))
+
+
+def test_blocks_compile_whole():
+    """Each block is one graph: no breaks, and the same numbers."""
+    model, ids = model_of({"kv_heads": 2, "qk_norm": True}), ids_of(4, 32)
+    for dtype in (torch.float32, torch.bfloat16):
+        model.compute_dtype = dtype
+        x, rotary = model.embed(ids, torch.arange(32))
+        eager = model.blocks[0](x, rotary)
+        compiled = torch.compile(model.blocks[0], fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, rotary), eager, atol=0.05, rtol=0.05)
+        compiled(x, rotary).float().sum().backward()
+
+
+def test_large_batches_take_the_sliced_norm():
+    """The CPU's RMSNorm in slices equals the formula, gradients too."""
+    from langwright.model.sliced_norm import sliced_rms_norm
+
+    x = torch.randn(3, 700, 96, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(96, dtype=torch.float64, requires_grad=True)
+    for w in (weight, None):
+        mine = sliced_rms_norm(x, w, 1e-3)
+        formula = x * (x.square().mean(-1, keepdim=True) + 1e-3).rsqrt() * (1.0 if w is None else w)
+        torch.testing.assert_close(mine, formula, atol=1e-12, rtol=1e-10)
+        inputs = [x] if w is None else [x, w]
+        for a, b in zip(
+            torch.autograd.grad(mine.sin().sum(), inputs),
+            torch.autograd.grad(formula.sin().sum(), inputs),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
