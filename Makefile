@@ -44,10 +44,10 @@ $(VENV)/.user: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Langwright needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another with: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Langwright into $(VENV) (once; PyTorch is large) ..."
-	@$(PIP) -e ".[fast]"
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.user
 	@echo "Installing the test and lint tools into $(VENV) (once) ..."
-	@$(PIP) -e ".[fast,test,lint]"
+	@$(PIP) -e ".[test,lint]"
 	@touch $@

@@ -2,6 +2,7 @@
 
 from langwright.base.artifact import (
     Manifest,
+    can_continue,
     fingerprint,
     key_parts,
     read_manifest,
@@ -74,6 +75,7 @@ __all__ = [
     "UserError",
     "atomic_path",
     "bar_chart",
+    "can_continue",
     "chart",
     "config_error",
     "conversation",

@@ -100,6 +100,12 @@ def why_stale(
     return "the code that makes it changed"
 
 
+def can_continue(out: str | Path, *, key_parts: Mapping[str, Any]) -> bool:
+    """Whether an interrupted run of just this stage left work to go on with."""
+    mark = Path(out).with_name(Path(out).name + ".partial") / _KEY
+    return mark.exists() and read_json(mark).get("key") == hash_json(key_parts)
+
+
 def _without(config: Mapping[str, Any], ignore: Collection[str], path: str = "") -> dict[str, Any]:
     """The config without the settings named in `ignore`."""
     kept: dict[str, Any] = {}
@@ -160,8 +166,9 @@ def run_stage(
         _replace_folder(partial, out)
         say(f"{stage}: up to date")
         return read_manifest(out)
+    goes_on = can_continue(out, key_parts=parts)
     _open_partial(partial, key)
-    say(f"{stage}: {reason}")
+    say(f"{stage}: {'goes on where it was interrupted' if goes_on else reason}")
     started = time.perf_counter()
     before = _seconds_spent(partial)
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from langwright.base.progress import human_count
 
 Format = Callable[[float], str]
+SMALLEST = 1e-250  # on a logarithmic scale; below it rounding gets in the way
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def fit_scale(
     pad: float = 0.0,
 ) -> Scale:
     """A scale that holds all finite `values` (positive ones if `log`), with some room around."""
-    good = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    good = [v for v in values if math.isfinite(v) and (v > SMALLEST or not log)]
     low, high = (min(good), max(good)) if good else (1.0 if log else 0.0, 2.0 if log else 1.0)
     if zero and not log:
         low, high = min(low, 0.0), max(high, 0.0)

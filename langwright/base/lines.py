@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from langwright.base.axes import Format, Scale, fit_scale, spread, tick_format
+from langwright.base.axes import SMALLEST, Format, Scale, fit_scale, spread, tick_format
 from langwright.base.progress import human_count
 from langwright.base.svg import (
     CHARACTER,
@@ -85,7 +85,7 @@ def line_chart(
     y_values = [v for s in drawn for v in _shown_range(s, clip_start)]
     ends_format = y_format or _value_format(fit_scale(y_values, 0, 1, log=log_y, zero=from_zero))
     labels = _labels(drawn, ends_format)
-    right = 20 + (CHARACTER + 0.6) * max(len(label) for label in labels)  # they are bold
+    right = max(64, 20 + (CHARACTER + 0.6) * max(map(len, labels)))  # they are bold
     box = Box(62, 34 + (24 if top else 0), width - min(right, width * 0.4), height - 46)
     x = fit_scale((v for s in drawn for v in s.x), box.left, box.right, log=log_x)
     y = fit_scale(y_values, box.bottom, box.top, log=log_y, zero=from_zero, pad=0.04)
@@ -159,9 +159,9 @@ def _thin(ys: Sequence[float]) -> list[int]:
 def _finite(series: Series, log_x: bool, log_y: bool) -> Series:
     """The series without points that cannot be placed; unplaceable y become gaps."""
     points = [
-        (float(a), float(b) if math.isfinite(b) and (b > 0 or not log_y) else math.nan)
+        (float(a), float(b) if math.isfinite(b) and (b > SMALLEST or not log_y) else math.nan)
         for a, b in zip(series.x, series.y)
-        if math.isfinite(a) and (a > 0 or not log_x)
+        if math.isfinite(a) and (a > SMALLEST or not log_x)
     ]
     points.sort(key=lambda point: point[0])
     if not any(math.isfinite(b) for _, b in points):

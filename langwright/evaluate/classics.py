@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import lzma
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 
 from langwright.evaluate.ngram import ByteNgram
 
 SEPARATOR = b"\0"  # between documents: a compressor too must say where one ends
 NGRAM_ORDER = 5
+CHUNK = 1 << 20  # bytes compressed between two looks at `stop`
 
 
 @dataclass(frozen=True)
@@ -65,23 +67,29 @@ def classics_of_many(
     text_bytes: dict[str, int | None] | None = None,
     *,
     threads: int = 2,
+    stop: Event | None = None,
 ) -> dict[str, dict[str, Classic]]:
     """`classics` for several held-out texts after one training text, reading it only once each.
 
-    The compressors run in `threads` beside each other: they release the interpreter.
+    The compressors run in `threads` beside each other: they release the interpreter. When `stop`
+    is set they give up within a few seconds, with a `CancelledError`.
     """
     if max_train_bytes is not None:
         train_bytes = train_bytes[-max_train_bytes:] if max_train_bytes else b""
     sizes = {name: (text_bytes or {}).get(name) or len(text) for name, text in heldout.items()}
     if not all(sizes.values()):
         raise ValueError("no held-out bytes to measure")
+    stop = stop or Event()
     with ThreadPoolExecutor(threads) as pool:
-        alone = pool.submit(_timed_xz, train_bytes)
-        both = {name: pool.submit(_timed_xz, train_bytes + text) for name, text in heldout.items()}
-        patches = {
-            name: pool.submit(_timed_zstd, train_bytes, text) for name, text in heldout.items()
+        alone = pool.submit(_timed_xz, stop, train_bytes)
+        both = {
+            name: pool.submit(_timed_xz, stop, train_bytes, text) for name, text in heldout.items()
         }
-        grams = pool.submit(_timed_ngram, train_bytes, heldout)
+        patches = {
+            name: pool.submit(_timed_zstd, stop, train_bytes, text)
+            for name, text in heldout.items()
+        }
+        grams = pool.submit(_timed_ngram, stop, train_bytes, heldout)
         base_size, base_seconds = alone.result()
         ngram_bits, ngram_seconds = grams.result()
         result = {}
@@ -100,11 +108,18 @@ def classics_of_many(
     return result
 
 
-def xz_size(data: bytes) -> int:
-    """Bytes of `xz -9e`, with a dictionary that reaches over all of `data`."""
-    reach = min(max(1 << 26, len(data)), 1536 << 20)  # -9 has 64 MiB; the format ends at 1.5 GiB
+def xz_size(*parts: bytes, stop: Event | None = None) -> int:
+    """Bytes of `xz -9e` of the joined parts, with a dictionary that reaches over all of them."""
+    total = sum(map(len, parts))
+    reach = min(max(1 << 26, total), 1536 << 20)  # -9 has 64 MiB; the format ends at 1.5 GiB
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": reach}]
-    return len(lzma.compress(data, format=lzma.FORMAT_XZ, filters=filters))
+    compressor = lzma.LZMACompressor(lzma.FORMAT_XZ, filters=filters)
+    size = 0
+    for part in parts:
+        for start in range(0, len(part), CHUNK):
+            _check(stop)
+            size += len(compressor.compress(part[start : start + CHUNK]))
+    return size + len(compressor.flush())
 
 
 def zstd_size(prefix: bytes, data: bytes) -> int:
@@ -122,18 +137,27 @@ def zstd_size(prefix: bytes, data: bytes) -> int:
     return len(compressor.compress(data))
 
 
-def _timed_xz(data: bytes) -> tuple[int, float]:
+def _timed_xz(stop: Event, *parts: bytes) -> tuple[int, float]:
     started = time.perf_counter()
-    return xz_size(data), time.perf_counter() - started
+    return xz_size(*parts, stop=stop), time.perf_counter() - started
 
 
-def _timed_zstd(prefix: bytes, data: bytes) -> tuple[int, float]:
+def _timed_zstd(stop: Event, prefix: bytes, data: bytes) -> tuple[int, float]:
+    _check(stop)
     started = time.perf_counter()
     return zstd_size(prefix, data), time.perf_counter() - started
 
 
-def _timed_ngram(train: bytes, heldout: dict[str, bytes]) -> tuple[dict[str, float], float]:
+def _timed_ngram(
+    stop: Event, train: bytes, heldout: dict[str, bytes]
+) -> tuple[dict[str, float], float]:
+    _check(stop)
     started = time.perf_counter()
     model = ByteNgram(train, NGRAM_ORDER)
     bits = {name: model.bits(text, train[-NGRAM_ORDER:]) for name, text in heldout.items()}
     return bits, time.perf_counter() - started
+
+
+def _check(stop: Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise CancelledError

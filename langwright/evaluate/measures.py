@@ -73,6 +73,11 @@ def losses_of(
     return rows, found
 
 
+def token_count(lm: LanguageModel, held: HeldOut) -> int:
+    """Tokens of the held-out texts, their ends included."""
+    return sum(len(ids) + 1 for ids in lm.tokenizer.encode_batch(held.texts))
+
+
 def lossless(lm: LanguageModel, texts: Sequence[str]) -> bool:
     """Whether the ids give the text back: only then are bits per byte those of a real code."""
     ids = lm.tokenizer.encode_batch(texts)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from langwright.evaluate.measures import (
     memorisation,
     questions,
     test_looks,
+    token_count,
 )
 from langwright.evaluate.samples import draw_samples
 from langwright.generate import load
@@ -66,17 +70,13 @@ def evaluate(
     scopes = {one.source: [one] for one in measured}
     if len(measured) > 1:
         scopes[WHOLE] = measured
-    total = sum(one.bytes for one in held)
-    with ThreadPoolExecutor(1) as pool, Progress("evaluate", unit="tokens") as progress:
-        progress.say(f"evaluate: {total:,} held-out bytes from {len(held)} sources and splits")
-        # Beside each other: the compressors need one core, and small batches do not fill two.
-        wanted = {name: scopes[name] for name in dict.fromkeys([headline, *list(scopes)[-1:]])}
-        classic = pool.submit(_classics, config, train, wanted)
+    after = [] if base is None else [one for one in measured if one.source == headline]
+    compared = {name: scopes[name] for name in (headline, WHOLE) if name in scopes}
+    total = sum(token_count(base_lm, one) for one in [*held, *after])
+    with _in_background(config, train, compared) as classic, _progress(total) as progress:
         name = "model" if base is None else "base"
         losses, found = losses_of(config, base_lm, held, name, progress.advance)
-        if base is not None:
-            after = [one for one in measured if one.source == headline]  # what tuning cost
-            losses += losses_of(config, lm, after, "fine-tuned", progress.advance)[0]
+        losses += losses_of(config, lm, after, "fine-tuned", progress.advance)[0]
         samples = draw_samples(config, base_lm, measured)
         asked = questions(config, lm, base_lm if base is not None else None, corpus)
         copies = memorisation(config, samples, measured, train)
@@ -109,19 +109,38 @@ def _all_held_out(config: EvaluateConfig, corpus: Path) -> list[HeldOut]:
     return [part for part in parts if part.texts]
 
 
-def _classics(
+def _progress(tokens: int) -> Progress:
+    return Progress("evaluate", total=tokens, unit="tokens")
+
+
+@contextlib.contextmanager
+def _in_background(
     config: EvaluateConfig, train: bytes, scopes: dict[str, list[HeldOut]]
-) -> dict[str, dict[str, Classic]]:
-    """The classics per scope; nothing where they are switched off."""
-    if not config.classics:
-        return {}
+) -> Iterator[Future[dict[str, dict[str, Classic]]]]:
+    """The classics per scope, made beside the model's work; nothing where they are switched off.
+
+    They need one core, and the small batches of generation do not fill two. Whatever ends the
+    block early (Ctrl-C) ends them too.
+    """
     texts = {name: held_out_bytes(parts) for name, parts in scopes.items()}
-    return classics_of_many(
-        train,
-        {name: data for name, (data, _) in texts.items()},
-        text_bytes={name: size for name, (_, size) in texts.items()},
-        threads=1,
-    )
+    stop = Event()
+
+    def work() -> dict[str, dict[str, Classic]]:
+        if not config.classics:
+            return {}
+        return classics_of_many(
+            train,
+            {name: data for name, (data, _) in texts.items()},
+            text_bytes={name: size for name, (_, size) in texts.items()},
+            threads=1,
+            stop=stop,
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(work)
+        finally:
+            stop.set()
 
 
 def _table(

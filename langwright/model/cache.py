@@ -34,7 +34,7 @@ class LayerCache:
             places = self.owner.positions(new)[:, None, :, None].expand(k.shape)  # (B, K, T, h)
             self.keys.scatter_(2, places, k.to(self.keys.dtype))
             self.values.scatter_(2, places, v.to(self.values.dtype))
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[:, :, :end].to(k.dtype), self.values[:, :, :end].to(v.dtype)
 
 
 class KVCache:

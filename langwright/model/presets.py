@@ -78,7 +78,6 @@ def _preset(description: str, family: dict[str, Any], shape: dict[str, Any]) -> 
     return Preset(description, {**family, **shape})
 
 
-_NO_DROPOUT = {"dropout_embedding": 0.0, "dropout_attention": 0.0, "dropout_residual": 0.0}
 _QWEN3_SMALL = {"vocab_size": 8192, "context_length": 512, "rotary_base": 10_000.0}
 
 PRESETS: dict[str, Preset] = {

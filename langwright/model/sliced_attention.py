@@ -26,7 +26,11 @@ def slicing_pays(q: Tensor) -> bool:
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] >= 16
 
 
-@torch.library.custom_op("langwright::sliced_attention", mutates_args=())
+@torch.library.custom_op(
+    "langwright::sliced_attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor? mask=None) -> Tensor",
+)
 def sliced_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """`attention_reference` without dropout: q (B, H, T, h), k and v (B, K, S, h) -> (B, H, T, h).
 
@@ -41,7 +45,11 @@ def sliced_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     return out
 
 
-@torch.library.custom_op("langwright::sliced_attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "langwright::sliced_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask) -> (Tensor, Tensor, Tensor)",
+)
 def sliced_attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:

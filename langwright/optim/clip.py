@@ -40,9 +40,10 @@ def clip_gradients(
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = gradient_norm(gradients) * factor
-    coefficient = torch.as_tensor(factor, dtype=torch.float32, device=norm.device)
-    if max_norm is not None:
-        coefficient = coefficient * (max_norm / (norm + EPS)).clamp(max=1.0)
+    if max_norm is None:
+        coefficient = torch.ones_like(norm) * factor
+    else:
+        coefficient = (max_norm / (norm + EPS)).clamp(max=1.0) * factor
     coefficient = torch.where(torch.isfinite(norm), coefficient, 1.0)
     if norm.device.type == "cpu" and coefficient.item() == 1.0:
         return norm  # spare a pass over all gradients

@@ -220,12 +220,11 @@ def plan(recipe: Recipe, folder: Path) -> list[tuple[str, str | None]]:
 def _first_reason(stage: Stage, folder: Path, before: list[str]) -> str | None:
     """Why a stage runs, as far as it can be known while stages before it have to run."""
     missing = [v for v in stage.inputs.values() if isinstance(v, Path) and not v.exists()]
-    if not stage.out.exists():
-        partial = stage.out.with_name(stage.out.name + ".partial")
-        return "was interrupted, goes on" if partial.exists() else "not made yet"
     if before or missing:
+        if not stage.out.exists():
+            return "not made yet"
         return f"if {' or '.join(before) or 'its input'} turns out differently"
-    return stage.stale()
+    return "was interrupted, goes on" if stage.can_continue() else stage.stale()
 
 
 def _made_by(value: str | Path, folder: Path) -> str | None:

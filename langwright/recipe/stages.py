@@ -9,6 +9,7 @@ from typing import Any
 
 from langwright.base import (
     Manifest,
+    can_continue,
     environment,
     key_parts,
     run_stage,
@@ -54,14 +55,20 @@ class Stage:
 
     def stale(self) -> str | None:
         """Why it must run; None if its artifact is up to date. Its inputs must exist."""
-        parts = key_parts(
+        return why_stale(self.out, key_parts=self._parts(), ignore=self.ignore)
+
+    def can_continue(self) -> bool:
+        """Whether it was interrupted and can go on. Its inputs must exist."""
+        return can_continue(self.out, key_parts=self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        return key_parts(
             self.name,
             config=self.config,
             inputs=self.inputs,
             version=VERSIONS[self.name],
             ignore=self.ignore,
         )
-        return why_stale(self.out, key_parts=parts, ignore=self.ignore)
 
     def run(self, tell: Callable[[str], None] = say) -> Manifest:
         """Make the artifact, unless it is there already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from langwright.base import write_atomic
 
 Record = dict[str, Any]
+RECENT_UPDATES = 20  # over which the training loss is averaged
 STALL_EVALUATIONS = 3  # without a better validation loss before it is mentioned
 
 
@@ -51,11 +53,17 @@ class History:
         self.best_step: int | None = None
         self.last_valid: Record | None = None
         self.last_loss: float | None = None
+        self._recent: deque[float] = deque(maxlen=RECENT_UPDATES)
         self.bad_steps = 0
         self.bad_in_a_row = 0
         self._train: list[float] = []  # training losses since the last evaluation
         self._evaluations: list[tuple[float, float]] = []  # (mean training loss, validation loss)
         self._stall_told = False
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean loss of the last updates, which is steadier than that of the very last."""
+        return sum(self._recent) / len(self._recent) if self._recent else None
 
     def add(self, record: Record) -> None:
         """Take note of a record."""
@@ -93,6 +101,7 @@ class History:
         self.last_loss = record["loss"]
         if record["loss"] is not None:
             self._train.append(record["loss"])
+            self._recent.append(record["loss"])
 
     def _add_evaluation(self, record: Record) -> None:
         loss = record["valid_loss"]

@@ -14,7 +14,7 @@ from langwright.train.compiling import blocks_of, compile_blocks, undo_compile
 from langwright.train.update import Updater
 
 # Rules of thumb for what has not been measured yet.
-COMPILE_SECONDS = 30.0  # to compile the blocks, forward and backward
+COMPILE_SECONDS = 45.0  # to compile the blocks, forward and backward, on a busy machine
 COMPILE_GAIN = {"cpu": 0.2, "cuda": 0.35}  # share of the time that compiling saves
 BUDGET_MARGIN = 0.03  # of a time budget, kept back for checkpoints and what was not foreseen
 
@@ -186,9 +186,13 @@ def choose_steps_for_time(
     """
     step_seconds = probe.update_seconds(at_least=min(5.0, 0.02 * seconds))
     usable = (1.0 - BUDGET_MARGIN) * seconds
-    steps = max(1, int(usable / step_seconds))
-    while steps > 1 and steps * step_seconds + extra(steps, step_seconds) > usable:
-        steps = max(1, min(steps - 1, int((usable - extra(steps, step_seconds)) / step_seconds)))
+    steps, too_many = 1, int(usable / step_seconds) + 1
+    while too_many - steps > 1:  # the largest number that fits, by halving
+        middle = (steps + too_many) // 2
+        if middle * step_seconds + extra(middle, step_seconds) <= usable:
+            steps = middle
+        else:
+            too_many = middle
     reason = f"{step_seconds:.3g} s per step measured, {seconds:.0f} s left of the budget"
     return choices.decide("total_steps", steps, reason)
 

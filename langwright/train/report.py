@@ -59,7 +59,9 @@ class Report:
         self._seconds = seconds
         self._peak = peak_rate(setup.choices)
         self._sinks: list[Sink] = open_sinks(config, folder, start)
+        self._peak_lr = config.optim.peak_lr
         self._multiplier = schedule(config.schedule, setup.total_steps)
+        self._loss_scale: float | None = None  # at the last flush
         self._pending: list[tuple[Record, Outcome]] = []
         self._quiet = quiet
         self.bar = Progress(
@@ -99,6 +101,8 @@ class Report:
         values = torch.stack([outcome.stacked() for _, outcome in self._pending]).tolist()
         now = time.perf_counter()
         tokens = len(self._pending) * self.setup.batch_tokens
+        loss_scale = self.setup.updater.loss_scale
+        self._loss_scale = None if loss_scale is None else loss_scale.scale.item()
         spent = max(1e-9, now - self._since)
         self.rate = tokens / spent
         self._trained = (self._trained[0] + tokens, self._trained[1] + spent)
@@ -166,7 +170,7 @@ class Report:
         record = {
             **place,
             "loss": None if bad else loss,
-            "lr": self.config.optim.peak_lr * self._multiplier(place["step"] - 1),
+            "lr": self._peak_lr * self._multiplier(place["step"] - 1),
             "grad_norm": None if bad else norm,
             "tokens_per_second": round(self.rate, 1),
         }
@@ -174,8 +178,8 @@ class Report:
             record["mfu"] = round(share, 4)
         if bad:
             record["skipped"] = True
-        if (loss_scale := self.setup.updater.loss_scale) is not None:
-            record["loss_scale"] = loss_scale.scale.item()
+        if self._loss_scale is not None:
+            record["loss_scale"] = self._loss_scale
         return record
 
     def _fields(self, record: Record) -> dict[str, Any]:

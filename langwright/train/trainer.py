@@ -96,6 +96,9 @@ class Trainer:
             with StopSignals(self._say) as self.stop:
                 self.setup = self._prepare()
                 start = self._resume()
+                if self.stop.requested is not None:
+                    self._say("stopped before the first step; the same command begins again")
+                    self.stop.leave()
                 self.report = Report(
                     self.setup,
                     self.config,
@@ -291,7 +294,7 @@ class Trainer:
             "steps": self.setup.total_steps,
             "tokens": tokens,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "train_loss": history.last_loss,
+            "train_loss": history.train_loss,
             **{name: value for name, value in last.items() if name.startswith("valid_")},
             "best_valid_loss": history.best_loss,
             "best_step": history.best_step,

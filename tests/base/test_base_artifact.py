@@ -15,6 +15,7 @@ import pytest
 from langwright.base import (
     UserError,
     artifact,
+    can_continue,
     fingerprint,
     key_parts,
     read_json,
@@ -102,11 +103,16 @@ def test_interrupted_work_is_found_again(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return {}
 
+    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run_stage("thing", out, work, config={"a": 1})
+        run_stage("thing", out, work, config={"a": 1}, say=said.append)
     assert not out.exists()
-    run_stage("thing", out, work, config={"a": 1})
+    assert can_continue(out, key_parts=key_parts("thing", config={"a": 1}))
+    assert not can_continue(out, key_parts=key_parts("thing", config={"a": 2}))
+    run_stage("thing", out, work, config={"a": 1}, say=said.append)
     assert seen == [False, True]
+    assert said == ["thing: not made yet", "thing: goes on where it was interrupted"]
+    assert not can_continue(out, key_parts=key_parts("thing", config={"a": 1}))
 
 
 def test_partial_work_under_another_config_is_thrown_away(tmp_path: Path) -> None:

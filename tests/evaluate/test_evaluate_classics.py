@@ -7,7 +7,9 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -99,3 +101,10 @@ def test_real_text(shared_data: Callable[[str], Path]) -> None:
     found = {name: one.bits_per_byte for name, one in classics(train, held).items()}
     assert 1.8 < found["5-gram"] < found["xz"] < 3.2
     assert found["5-gram"] < found["zstd"] < 3.3
+
+
+def test_it_can_be_stopped(texts: tuple[bytes, bytes]) -> None:
+    stop = Event()
+    stop.set()
+    with pytest.raises(CancelledError):
+        classics_of_many(texts[0], {"a": texts[1]}, stop=stop)

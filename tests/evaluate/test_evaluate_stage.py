@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from langwright.base import UserError, write_json
-from langwright.evaluate import EvaluateConfig, bits_per_byte, classics, evaluate, join_documents
+from langwright.evaluate import (
+    EvaluateConfig,
+    bits_per_byte,
+    classics,
+    evaluate,
+    join_documents,
+    stage,
+)
 from langwright.evaluate.heldout import HeldOut, held_out, training_bytes
 from langwright.evaluate.samples import beginnings
 from langwright.formats import save_model
@@ -165,3 +172,16 @@ def test_training_text_keeps_the_headline_last(make_corpus: Callable[..., Path])
     some, whole = training_bytes(corpus, "docs", len(docs) + 200)
     assert some.endswith(docs) and not whole and len(docs) < len(some) <= len(docs) + 200
     assert training_bytes(corpus, "docs", 0) == (b"", False)
+
+
+def test_an_interruption_ends_the_compressors_too(
+    folder: Path, make_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "draw_samples", interrupted)
+    out = folder / "out.partial"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(CONFIG, folder / "base", make_corpus(DOCUMENTS, {}), out)
+    assert not (out / "evaluation.json").exists()

@@ -235,11 +235,13 @@ def test_initialisation():
     assert pytest.approx(0.00204, abs=5e-6) == 0.02 / (2 * 48) ** 0.5
 
 
-def test_modern_initialisation_starts_at_the_uniform_loss():
+def test_modern_initialisation_starts_as_the_identity():
     model = build_model(model_config({"preset": "langwright-fast-1m", "vocab_size": 100}), seed=1)
-    ids = torch.randint(0, 100, (2, 20))
-    assert model(ids, ids)[1].item() == pytest.approx(torch.tensor(100.0).log().item(), rel=1e-6)
-    assert model.blocks[0].attention.q.weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
+    x, rotary = model.embed(torch.randint(0, 100, (2, 20)), torch.arange(20))
+    assert torch.equal(model.blocks[2](x, rotary), x)
+    for weight in (model.blocks[0].attention.q.weight, model.head.weight):
+        assert weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
+    assert model.tokens.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_shapes_of_the_book():

@@ -211,6 +211,10 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     for changes in ({"lr": 1e-3}, {"rows": PatternRows(seed=3)}, {"model": small_model(seed=1)}):
         with pytest.raises(UserError, match="other settings, data or model"):
             small_trainer(tmp_path, **changes).run()
+    with pytest.raises(Stop):  # the same before there is a checkpoint
+        small_trainer(tmp_path / "new", objective=CrashAt(2)).run()
+    with pytest.raises(UserError, match="this folder holds a training run"):
+        small_trainer(tmp_path / "new", lr=1e-3).run()
     metrics = small_trainer(tmp_path, evaluate_every=3, keep_last=5).run()  # nothing left to do
     assert metrics["steps"] == 8
     assert len(_updates(tmp_path)) == 8
@@ -219,11 +223,13 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
 class Spoiled:
     """Not finite at the given calls."""
 
-    def __init__(self, bad):
-        self.calls, self.bad = -1, bad
+    def __init__(self, bad, stop_at=-1):
+        self.calls, self.bad, self.stop_at = -1, bad, stop_at
 
     def __call__(self, model, batch):
         self.calls += 1
+        if self.calls == self.stop_at:
+            raise Stop
         loss_sum, weight = language_model_loss(model, batch)
         return loss_sum * (float("inf") if self.calls in self.bad else 1.0), weight
 
@@ -256,27 +262,30 @@ def test_length_of_a_run(tmp_path):
         TrainConfig.parse({"steps": 3, "minutes": 1})
 
 
-def test_a_budget_of_minutes_becomes_steps_once(tmp_path):
+def test_a_budget_of_minutes_becomes_steps_and_measuring_leaves_no_trace(tmp_path):
+    settings = {"steps": None, "minutes": 2 / 60, "optimizer": {"name": "muon"}, "lr": 0.02}
+    model, plain = small_model(), small_model()
+    total = small_trainer(tmp_path / "budget", model, **settings).run()["steps"]
+    choice = read_json(tmp_path / "budget" / "choices.json")["choices"]["total_steps"]
+    assert choice["value"] == total > 2 and "measured" in choice["reason"]
+    settings = {**settings, "minutes": None, "steps": total}
+    small_trainer(tmp_path / "plain", plain, **settings).run()
+    assert same_weights(weights_of(model), weights_of(plain))
+
+
+def test_a_budget_is_measured_once(tmp_path):
     class CrashOnceChosen(CrashAt):
         def __call__(self, model, batch):
             self.left += not (tmp_path / "choices.json").exists()
             return super().__call__(model, batch)
 
-    settings = {"steps": None, "minutes": 2 / 60, "optimizer": {"name": "muon"}, "lr": 0.02}
-    with pytest.raises(KeyboardInterrupt):
-        crash = CrashOnceChosen(3, KeyboardInterrupt)
-        small_trainer(tmp_path, objective=crash, **settings).run()
-    choices = read_json(tmp_path / "choices.json")["choices"]
-    total = choices["total_steps"]["value"]
-    assert total > 2 and "measured" in choices["total_steps"]["reason"]
-    model = small_model()
-    metrics = small_trainer(tmp_path, model, **settings).run()
-    assert metrics["steps"] == total == _updates(tmp_path)[-1]["step"]
-    # Measuring leaves no trace: the same number of steps asked for directly gives the same bytes.
-    plain = small_model()
-    settings = {**settings, "minutes": None, "steps": total}
-    small_trainer(tmp_path / "plain", plain, **settings).run()
-    assert same_weights(weights_of(model), weights_of(plain))
+    settings = {"steps": None, "minutes": 1 / 60}
+    with pytest.raises(Stop):
+        small_trainer(tmp_path, objective=CrashOnceChosen(3), **settings).run()
+    choices = (tmp_path / "choices.json").read_text()
+    metrics = small_trainer(tmp_path, **settings).run()
+    assert (tmp_path / "choices.json").read_text() == choices
+    assert metrics["steps"] == json.loads(choices)["choices"]["total_steps"]["value"]
 
 
 def test_automatic_choices_are_explained_and_reused(tmp_path):
@@ -296,17 +305,57 @@ def test_automatic_choices_are_explained_and_reused(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_other_precisions_learn_and_resume(tmp_path, precision):
-    settings = {"steps": 8, "precision": precision, "checkpoint_every": 3}
-    whole = small_model()
-    small_trainer(tmp_path / "whole", whole, **settings).run()
+    settings = {"steps": 8, "precision": precision, "checkpoint_every": 3, "micro_batch_rows": 4}
+    whole, model = small_model(), small_model()
+    small_trainer(tmp_path / "whole", whole, objective=Spoiled({1}), **settings).run()
     losses = [record["loss"] for record in _updates(tmp_path / "whole")]
-    assert losses[-1] < losses[0] < 2.8
+    assert losses[-1] < losses[0] < 2.8 and losses[1] is None
     assert all(p.dtype == torch.float32 for p in whole.parameters())
     with pytest.raises(Stop):
-        small_trainer(tmp_path / "cut", objective=CrashAt(9), **settings).run()
+        crash = Spoiled({1}, stop_at=5)
+        small_trainer(tmp_path / "cut", model, objective=crash, **settings).run()
     model = small_model()
     small_trainer(tmp_path / "cut", model, **settings).run()
     assert same_weights(weights_of(whole), weights_of(model))
+    if precision == "fp16":  # halved in step 2, and still so after the resume
+        scales = [record["loss_scale"] for record in _updates(tmp_path / "cut")]
+        assert scales[-1] == 2.0**15
+
+
+class FailingRows(PatternRows):
+    """Validation rows that cannot be read at some call."""
+
+    def __init__(self, fail_at=-1, **options):
+        super().__init__(**options)
+        self.calls, self.fail_at = 0, fail_at
+
+    def gather(self, indices):
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise Stop
+        return super().gather(indices)
+
+
+def test_an_evaluation_that_was_cut_short_is_made_after_the_resume(tmp_path):
+    settings = {"evaluate_every": 2, "checkpoint_every": 1}
+    with pytest.raises(Stop):
+        valid = {"v": FailingRows(fail_at=2, seed=1)}
+        small_trainer(tmp_path, valid=valid, **settings).run()
+    assert [r["step"] for r in _lines(tmp_path) if "valid_loss" in r] == [2]
+    valid = {"v": FailingRows(seed=1)}
+    small_trainer(tmp_path, valid=valid, **settings).run()
+    assert [r["step"] for r in _lines(tmp_path) if "valid_loss" in r] == [2, 4, 6, 8]
+    assert valid["v"].calls == 3  # step 4's was made again, step 2's was not
+
+
+def test_validation_sets_are_weighted_by_their_tokens(tmp_path):
+    valid = {"few": PatternRows(seed=1, epoch_rows=2), "many": PatternRows(seed=2, epoch_rows=30)}
+    metrics = small_trainer(tmp_path, valid=valid, lr=0.03).run()
+    tokens = {name: rows.batch(0, rows.epoch_rows).tokens for name, rows in valid.items()}
+    total = sum(metrics[f"valid_{name}"] * count for name, count in tokens.items())
+    assert metrics["valid_loss"] == pytest.approx(total / sum(tokens.values()), rel=1e-6)
+    plain = (metrics["valid_few"] + metrics["valid_many"]) / 2
+    assert abs(metrics["valid_loss"] - plain) > 1e-4
 
 
 def test_samples_on_the_way(tmp_path):
