@@ -29,7 +29,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy langwright
 
 bench: $(VENV)/.dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/run_all.py
 
 install: $(VENV)/.user
 

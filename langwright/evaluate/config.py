@@ -26,6 +26,11 @@ class EvaluateConfig(Config):
     stride: int | None = Field(
         None, ge=1, description="new tokens per window of a long document; none = half the context"
     )
+    together: bool = Field(
+        False,
+        description="read held-out documents one after another, each after those before it, as "
+        "compressors do; for models trained on a stream of documents",
+    )
     classics: bool = Field(True, description="measure xz, zstd and a 5-gram on the same text")
     classics_train_bytes: int = Field(
         16_000_000, ge=0, description="most training text for the classics and the copy check"

@@ -56,7 +56,12 @@ def losses_of(
     for one in held:
         with computing(lm.model, config.precision) as dtype:
             losses = document_losses(
-                lm.model, lm.tokenizer, one.texts, stride=config.stride, progress=progress
+                lm.model,
+                lm.tokenizer,
+                one.texts,
+                stride=config.stride,
+                together=config.together,
+                progress=progress,
             )
         found.append(losses)
         rows.append(

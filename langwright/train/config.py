@@ -52,6 +52,12 @@ class TrainConfig(Config):
     micro_batch_rows: int | None = Field(
         None, description="rows per forward pass, the rest is accumulated; none: automatic", ge=1
     )
+    lanes: int | None = Field(
+        None,
+        description="micro-batches that run at the same time on a CPU, one core each; none: as "
+        "many as cores if measured quicker",
+        ge=1,
+    )
     lr: float | None = Field(None, description="short for optimizer.lr, and stronger", gt=0)
     optimizer: OptimConfig = Field(
         default_factory=_default_optimizer, description="how gradients become updates"

@@ -21,6 +21,7 @@ from langwright.train.objective import Objective
 from langwright.train.probe import (
     Probe,
     choose_compile,
+    choose_lanes,
     choose_precision,
     choose_steps_for_time,
     set_dtype,
@@ -136,6 +137,7 @@ def _choose(
     steps = _fixed_steps(config, rows, probe.batch_rows)
     budget = None if config.minutes is None else 60.0 * config.minutes
     choose_compile(config.compile, choices, probe, steps=steps, seconds=budget)
+    choose_lanes(config.lanes, choices, probe)
     if steps is not None:
         choices.decide("total_steps", steps, _length_reason(config))
         return
@@ -158,6 +160,7 @@ def _apply(choices: Choices, updater: Updater, model: nn.Module) -> None:
     updater.micro_rows = choices["micro_batch_rows"]
     if choices["compile"]:
         compile_blocks(model)
+    updater.use_lanes(choices["lanes"])
 
 
 def _batch_rows(config: TrainConfig, rows: Rows) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from langwright.base import seed_for
 from langwright.dataset import Batch
 from langwright.optim import OptimizerSet, clip_gradients
+from langwright.train.lanes import Lanes
 from langwright.train.loss_scale import LossScale
 from langwright.train.objective import Objective
 
@@ -65,6 +66,13 @@ class Updater:
         self.seed = seed
         self.loss_scale = loss_scale
         self.say = say
+        self.lanes: Lanes | None = None
+
+    def use_lanes(self, count: int) -> None:
+        """Run `count` micro-batches at a time (see `Lanes`); 1: one after another, as usual."""
+        if self.lanes is not None:
+            self.lanes.close()
+        self.lanes = Lanes(self.model, count) if count > 1 else None
 
     def update(self, step: int, batch: Batch, multiplier: float) -> Outcome:
         """Make one update from the global `batch`; the rate is `multiplier` times its peak.
@@ -111,16 +119,26 @@ class Updater:
         """
         tokens = max(1, batch.tokens)
         scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
-        total: Tensor | float = 0.0
-        weight: Tensor | float = 0.0
         if self.device.type == "cuda":
             batch = batch.pin_memory()  # copies then overlap with work
-        for index, micro in enumerate(batch.split(self.micro_rows)):
-            torch.manual_seed(seed_for(self.seed, "dropout", step, index))
-            micro = micro.to(self.device, non_blocking=True)
-            loss_sum, micro_weight = self.objective(self.model, micro)
+        micros = batch.split(self.micro_rows)
+
+        def work(model: nn.Module, index: int) -> tuple[Tensor, Tensor | float]:
+            if self.lanes is None:  # with lanes there is no dropout to draw
+                torch.manual_seed(seed_for(self.seed, "dropout", step, index))
+            micro = micros[index].to(self.device, non_blocking=True)
+            loss_sum, micro_weight = self.objective(model, micro)
             (loss_sum * (scale / tokens)).backward()
-            total = total + loss_sum.detach().float()
+            return loss_sum.detach().float(), micro_weight
+
+        if self.lanes is None:
+            results = [work(self.model, index) for index in range(len(micros))]
+        else:
+            results = self.lanes.map(work, len(micros))
+        total: Tensor | float = 0.0
+        weight: Tensor | float = 0.0
+        for loss_sum, micro_weight in results:
+            total = total + loss_sum
             weight = weight + micro_weight
         least = weight.clamp(min=1e-9) if isinstance(weight, Tensor) else max(weight, 1e-9)
         return torch.as_tensor(total / least), (tokens / least) / scale

@@ -186,3 +186,28 @@ def test_bits_per_byte_of_documents(
 def test_bits_per_byte_needs_a_beginning(tiny_model: Callable[..., Transformer]) -> None:
     with pytest.raises(UserError, match="beginning"):
         bits_per_byte(tiny_model(), CharTokenizer.train(["ab"]), ["ab"])
+
+
+def test_documents_read_together_equal_one_long_window(
+    tiny_model: Callable[..., Transformer], tokenizer: CharTokenizer
+) -> None:
+    """Read together, a later document is predicted from the earlier ones, each token once."""
+    model = tiny_model(context_length=64).eval()
+    texts = ["one two three", "four", "one two three four"]
+    together = document_losses(model, tokenizer, texts, together=True)
+    eos = tokenizer.eos_id
+    ids = [eos]
+    lengths = []
+    for text in texts:
+        part = [*tokenizer.encode(text), eos]
+        ids += part
+        lengths.append(len(part))
+    assert len(ids) - 1 <= model.config.context_length
+    logits = model(torch.tensor([ids[:-1]]))[0]
+    losses = F.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+    expected = [part.sum().item() for part in losses.split(lengths)]
+    assert together.tokens.tolist() == lengths
+    assert together.nats == pytest.approx(expected, rel=1e-5)
+    alone = document_losses(model, tokenizer, texts)
+    assert alone.nats[0] == pytest.approx(together.nats[0], rel=1e-5)
+    assert abs(alone.nats[2] - together.nats[2]) > 1e-3

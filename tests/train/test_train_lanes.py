@@ -1,0 +1,88 @@
+"""Micro-batches that run at the same time give what one after another gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from train_small import PatternRows, same_weights, small_model, small_trainer, weights_of
+
+from langwright.base import read_json
+from langwright.optim import OptimConfig, build_optimizer
+from langwright.train import Updater, language_model_loss
+
+
+def _updater(model, micro_rows: int, lanes: int) -> Updater:
+    updater = Updater(
+        model,
+        build_optimizer(model, OptimConfig(name="adamw", lr=1e-2)),
+        language_model_loss,
+        device=torch.device("cpu"),
+        micro_rows=micro_rows,
+        clip=1.0,
+        seed=0,
+    )
+    updater.use_lanes(lanes)
+    return updater
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("lanes", "micro_rows"), [(2, 4), (2, 1), (3, 3)])
+def test_gradients_of_lanes_equal_the_big_batch(tied: bool, lanes: int, micro_rows: int) -> None:
+    batch = PatternRows().batch(0, 8)
+    model = small_model(tied=tied)
+    whole_loss, _ = _updater(model, 8, 1).accumulate(0, batch)
+    whole = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    updater = _updater(model, micro_rows, lanes)
+    for _ in range(2):  # gradients must not be left in the lanes
+        model.zero_grad()
+        loss, _ = updater.accumulate(0, batch)
+        assert float(loss) == pytest.approx(float(whole_loss), rel=1e-6)
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.grad, whole[name], rtol=1e-5, atol=1e-8)
+
+
+def test_lanes_see_every_update_and_repeat_to_the_bit() -> None:
+    ends = []
+    for lanes in (1, 2, 2):
+        model = small_model()
+        updater = _updater(model, 2, lanes)
+        for step in range(5):
+            updater.update(step, PatternRows().batch(8 * step, 8), multiplier=1.0)
+        ends.append(weights_of(model))
+    assert same_weights(ends[1], ends[2])
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_with_lanes_goes_on_exactly(tmp_path: Path) -> None:
+    whole = small_trainer(tmp_path / "whole", lanes=2)
+    whole.run()
+    choices = read_json(tmp_path / "whole" / "choices.json")["choices"]
+    assert choices["lanes"]["value"] == 2
+    assert choices["micro_batch_rows"]["value"] == 2
+    part = small_trainer(tmp_path / "part", lanes=2, checkpoint_every=3)
+    update = part._housekeeping
+
+    def stop_at_five(step: int) -> None:
+        update(step)
+        if step == 5:
+            raise RuntimeError("as if killed")
+
+    part._housekeeping = stop_at_five
+    with pytest.raises(RuntimeError, match="as if killed"):
+        part.run()
+    again = small_trainer(tmp_path / "part", lanes=2, checkpoint_every=3)
+    again.run()
+    assert again.resumes == 1
+    assert same_weights(weights_of(whole.model), weights_of(again.model))
+
+
+def test_dropout_forbids_lanes(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, model=small_model(dropout_residual=0.1), lanes=2, steps=3)
+    trainer.run()
+    choice = read_json(tmp_path / "choices.json")["choices"]["lanes"]
+    assert choice["value"] == 1
+    assert "dropout" in choice["reason"]
