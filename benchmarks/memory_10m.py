@@ -2,8 +2,7 @@
 
 Equal models (see `throughput_10m.py`), equal batches of 64 x 256 tokens, a few steps; each in a
 process of its own. Peak memory is the most main memory the process ever held, libraries included;
-what the libraries alone need is printed beside it. (Langwright compiles its model and the peer does
-not; the compiler's memory inside the process counts, that of the C++ compilers it starts does not.)
+what the libraries alone need is printed beside it.
 
     python benchmarks/memory_10m.py [--rows 64]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,7 @@ CONTENDERS = {
 }
 
 # Ours. Length and batch in tokens; everything else is a field of ModelConfig or TrainConfig.
-LENGTH, BATCH_TOKENS = 64, 1024
+LENGTH, BATCH_TOKENS = 64, 2048
 MODEL: dict[str, Any] = {
     "width": 128,
     "layers": 3,
@@ -41,12 +42,23 @@ MODEL: dict[str, Any] = {
     "feedforward": "relu2",
     "tied": False,
     "init": "modern",
+    "init_std": 1.0,
 }
 TRAIN: dict[str, Any] = {
-    "optimizer": {"name": "muon", "lr": 0.02, "weight_decay": 0.0, "betas": (0.8, 0.95)},
-    "schedule": {"kind": "linear", "warmup_fraction": 0.02, "floor": 0.05},
-    "precision": "auto",
+    "optimizer": {
+        "name": "muon",
+        "lr": 0.02,
+        "embedding_lr": 0.1,
+        "head_lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "betas": (0.8, 0.95),
+        "eps": 1e-10,
+    },
+    "schedule": {"kind": "linear", "warmup_steps": 5, "floor": 0.02},
+    "precision": "bf16",
     "compile": False,  # compiling takes longer than the whole run
+    "lanes": os.cpu_count(),
 }
 LEAVING_SECONDS = 0.5  # for the last checkpoint and for tidying up
 
