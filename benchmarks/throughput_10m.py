@@ -3,14 +3,15 @@
 The model is the one nanoGPT trains on Shakespeare's characters: 6 layers, 384 wide, 6 heads,
 context 256, 65 symbols. Contenders, each in a process of its own, taking turns:
 
-- langwright: `Trainer` with its own choices (bf16 where fast, a micro-batch for each core), batch 64 x 256
+- langwright: `Trainer` with its own choices (bf16 where fast, lanes), batch 64 x 256
 - peer as nanoGPT's README runs it on a CPU: fp32, not compiled, batch 12
 - peer with bf16 and torch.compile, batch 64 x 256
 
     python benchmarks/throughput_10m.py [--rounds 2] [--rows 64]
 
-Tokens per second are the median over the steps after the first two (in which the peer compiles). FLOPs per
-token are 6N + 12LdT for all, N without positions; the limit is the machine's bf16 matmul rate.
+Tokens per second are the median over the steps after the first two (in which the peer compiles).
+FLOPs per token are 6N + 12LdT for all, N without positions; the limit is the machine's bf16 matmul
+rate.
 """
 
 from __future__ import annotations
