@@ -43,7 +43,7 @@ class CorpusConfig(Config):
     leak_limit: float = Field(
         0.5,
         description="held-out documents with more than this share of their long lines in the "
-        "training text are dropped (1: none)",
+        "training text, or in held-out text before them, are dropped (1: none)",
         ge=0,
         le=1,
     )

@@ -35,6 +35,12 @@ class LeakCheck:
             if value in self._held:
                 self._found.add(value)
 
+    def remember(self, text: str) -> None:
+        """Count the long lines of this text as seen from now on."""
+        if self._characters < _MOST:
+            self._characters += len(text)
+            self._found.update(map(hash, long_lines(text)))
+
     def leaked(self, text: str) -> tuple[int, int]:
         """Characters of a held-out text in leaked lines, and in all its long lines."""
         leaked = every = 0

@@ -30,9 +30,11 @@ class Written:
 def write_splits(staged: Path, plan: Plan, out: Path, leak_limit: float) -> Written:
     """Write ``out/<split>/<source>.parquet`` for all splits.
 
-    Held-out documents of whose long lines more than `leak_limit` stand in the training text are
-    left out of their split; unless that were more than half of it: then the corpus is repetitive by
-    nature, all stay, and a warning says so. The ends of cut documents always stay.
+    Held-out documents of whose long lines more than `leak_limit` stand in the training text, or in
+    held-out documents of the same source before them, are left out of their split: each thing is
+    measured once, and none that was learned. Unless that were more than half of the split: then
+    the corpus is repetitive by nature, all stay, and a warning says so. The ends of cut documents
+    always stay.
     """
     written = Written()
     check = LeakCheck()
@@ -70,21 +72,27 @@ def _leaking(
     found: dict[str, list[int]] = {}
     lost: Counter[str] = Counter()
     held: Counter[str] = Counter()
+    before: dict[str, LeakCheck] = {}  # by source: the held-out text that was already passed
     for number, part, document in _parts(staged, plan):
         if part.split == "train":
             continue
         place = f"{part.split}/{document.source}"
         held[place] += len(document.text)
+        passed = before.setdefault(document.source, LeakCheck())
         leaked, every = check.leaked(document.text)
-        if leaked > limit * every and len(plan[number]) == 1 and part.start == 0:
+        repeated, _ = passed.leaked(document.text)
+        passed.remember(document.text)
+        copied = max(leaked, repeated)
+        if copied > limit * every and len(plan[number]) == 1 and part.start == 0:
             found.setdefault(place, []).append(number)
             lost[place] += len(document.text)
     leaking: set[int] = set()
     for place, numbers in found.items():
         if lost[place] * 2 > held[place]:
             written.warnings.append(
-                f"{place}: {len(numbers)} held-out documents mostly repeat training text; they "
-                "were kept, since they are more than half. Scores on it will look too good."
+                f"{place}: {len(numbers)} held-out documents mostly repeat training text or "
+                "each other; they were kept, since they are more than half. Scores on it will "
+                "look too good."
             )
         else:
             leaking.update(numbers)
