@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from figures import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -276,29 +277,6 @@ def train_book(
 
 
 # ---- The figures ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One printed figure: what the book prints, what this run found, how close they must be."""
-
-    name: str
-    found: list
-    printed: list
-    tolerance: float = 0.0
-
-    @property
-    def matches(self) -> bool:
-        """Same length, and every item equal or within the tolerance."""
-        return len(self.found) == len(self.printed) and all(
-            a == b or (not isinstance(a, str) and abs(a - b) <= self.tolerance)
-            for a, b in zip(self.found, self.printed)
-        )
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{x:.8g}" if isinstance(x, float) else str(x) for x in self.found)
-        verdict = "as printed" if self.matches else f"PRINTED {self.printed}"
-        return f"{self.name}: {shown}  [{verdict}]"
 
 
 def model_figures(tokenizer: Tokenizer) -> Iterator[Figure]:
