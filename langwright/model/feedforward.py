@@ -29,6 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,  # x * sigmoid(x)
     "swiglu": F.silu,  # of the gate
     "geglu": F.gelu,  # of the gate
+    "geglu_tanh": gelu_tanh,  # of the gate
 }
 
 
@@ -49,11 +50,11 @@ class FeedForward(nn.Module):
 class GatedFeedForward(nn.Module):
     """down(act(gate(x)) * up(x)): SwiGLU and GEGLU (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, hidden: int) -> None:
         super().__init__()
-        self.gate = Linear(config.width, config.hidden_size, bias=config.feedforward_bias)
-        self.up = Linear(config.width, config.hidden_size, bias=config.feedforward_bias)
-        self.down = Linear(config.hidden_size, config.width, bias=config.feedforward_bias)
+        self.gate = Linear(config.width, hidden, bias=config.feedforward_bias)
+        self.up = Linear(config.width, hidden, bias=config.feedforward_bias)
+        self.down = Linear(hidden, config.width, bias=config.feedforward_bias)
         self.activation = ACTIVATIONS[config.feedforward]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,5 +63,5 @@ class GatedFeedForward(nn.Module):
 
 
 def build_feedforward(config: ModelConfig) -> FeedForward | GatedFeedForward:
-    """The config's feed-forward."""
-    return GatedFeedForward(config) if config.gated else FeedForward(config)
+    """The config's feed-forward of a layer without experts."""
+    return GatedFeedForward(config, config.hidden_size) if config.gated else FeedForward(config)

@@ -33,10 +33,30 @@ def cross_entropy_reference(logits: Tensor, targets: Tensor) -> Tensor:
     return (log_sum - picked).mean()
 
 
+def head_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
+    """The head: ``hidden @ weight.T + bias``, then c tanh(z / c) where there is a cap c.
+
+    hidden (..., D) in the compute dtype, weight (V, D), bias (V,) -> logits (..., V), at least
+    fp32. The cap (Bello et al. 2016, arXiv:1611.09940; Gemma 2) is applied in that dtype.
+    """
+    bias = None if bias is None else bias.to(hidden.dtype)
+    logits = F.linear(hidden, weight.to(hidden.dtype), bias)
+    logits = logits.to(at_least_fp32(hidden.dtype))
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk_tokens: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk_tokens: int | None = None,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the cross entropy of ``hidden @ weight.T`` and the number of targets that count.
+    """Sum of the cross entropy of `head_logits` and the number of targets that count.
 
     Args:
         hidden: (N, D) in the compute dtype.
@@ -44,17 +64,17 @@ def linear_cross_entropy(
         targets: (N,) int64; -100 does not count.
         chunk_tokens: tokens whose logits stand at a time; None: chosen by V and device; 0: all at
             once, through torch's own loss.
+        bias, softcap: as in `head_logits`.
 
     Returns:
         (loss_sum, count): fp32 and int64 scalars. Divide to get nats per token.
     """
     count = (targets != IGNORE).sum()
     if chunk_tokens == 0:
-        logits = F.linear(hidden, weight.to(hidden.dtype))  # (N, V)
-        logits = logits.to(at_least_fp32(hidden.dtype))
+        logits = head_logits(hidden, weight, bias, softcap)  # (N, V)
         return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum"), count
     chunk = chunk_tokens or default_chunk(weight.shape[0], hidden.device.type)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk), count
+    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunk, softcap), count
 
 
 def default_chunk(vocab_size: int, device: str) -> int:
@@ -72,39 +92,67 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        by_hidden, by_weight = ctx.needs_input_grad[:2]
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        chunk: int,
+        softcap: float | None,
+    ) -> Tensor:
+        by_hidden, by_weight, by_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(hidden.dtype)  # (V, D)
         statistics = at_least_fp32(hidden.dtype)
         total = hidden.new_zeros((), dtype=statistics)
         grad_hidden = torch.empty_like(hidden) if by_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=statistics) if by_weight else None
+        grad_bias = hidden.new_zeros(weight.shape[0], dtype=statistics) if by_bias else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             inputs = hidden[part]  # (n, D)
+            logs, slope = _log_probabilities(inputs, matrix, bias, softcap)  # (n, V)
             counted = (targets[part] != IGNORE)[:, None]  # (n, 1)
             index = targets[part, None].clamp(min=0)  # (n, 1), 0 where it does not count
-            logs = F.linear(inputs, matrix).to(statistics).log_softmax(dim=-1)  # (n, V)
             total -= (logs.gather(1, index) * counted).sum()
-            if not (by_hidden or by_weight):
+            if not (by_hidden or by_weight or by_bias):
                 continue
             grad = logs.exp_()  # softmax - one_hot, in place
             grad.scatter_add_(1, index, -torch.ones_like(index, dtype=statistics))
-            grad = (grad.mul_(counted)).to(hidden.dtype)  # (n, V)
+            grad.mul_(counted)
+            if slope is not None:
+                grad.mul_(slope)
+            if grad_bias is not None:
+                grad_bias += grad.sum(dim=0)
+            grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, matrix, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight += grad.T @ inputs
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight.dtype
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grads[0]
+    def backward(
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        scale, (weight_dtype, bias_dtype) = grads[0], ctx.dtypes
         if grad_hidden is not None:
             grad_hidden = grad_hidden * scale.to(grad_hidden.dtype)
         if grad_weight is not None:
-            grad_weight = (grad_weight * scale).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None
+            grad_weight = (grad_weight * scale).to(weight_dtype)
+        if grad_bias is not None:
+            grad_bias = (grad_bias * scale).to(bias_dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _log_probabilities(
+    inputs: Tensor, matrix: Tensor, bias: Tensor | None, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax of the head's logits (n, V) and, with a cap, the cap's slope at each logit:
+    d (c tanh(z/c)) / dz = 1 - tanh(z/c)^2."""
+    logits = head_logits(inputs, matrix, bias, softcap)
+    slope = None if softcap is None else 1 - (logits / softcap).square_()
+    return logits.log_softmax(dim=-1), slope

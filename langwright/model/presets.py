@@ -7,6 +7,7 @@ from typing import Any
 
 from langwright.base import UserError, nearest
 from langwright.model.config import ModelConfig
+from langwright.model.published import PUBLISHED
 
 # Radford et al. 2019: pre-norm, learned positions, biases everywhere, tanh GELU, tied head.
 GPT2: dict[str, Any] = {
@@ -78,6 +79,7 @@ def _preset(description: str, family: dict[str, Any], shape: dict[str, Any]) -> 
     return Preset(description, {**family, **shape})
 
 
+_PYTHIA = PUBLISHED["pythia-160m"][1]
 _QWEN3_SMALL = {"vocab_size": 8192, "context_length": 512, "rotary_base": 10_000.0}
 
 PRESETS: dict[str, Preset] = {
@@ -123,20 +125,6 @@ PRESETS: dict[str, Preset] = {
     "llama-110m": _preset(
         "llama2.c's stories110M shape", LLAMA, _shape(768, 12, 12, hidden_width=2048)
     ),
-    "llama-1b": _preset(
-        "Llama 3.2 1B's shape, without its rotary scaling; 1.24B parameters",
-        LLAMA,
-        _shape(
-            2048,
-            16,
-            32,
-            kv_heads=8,
-            hidden_width=8192,
-            vocab_size=128256,
-            context_length=8192,
-            rotary_base=500_000.0,
-        ),
-    ),
     "qwen3-2m": _preset(
         "Qwen3 block, 2M with 4,096 tokens", QWEN3, _shape(160, 4, 5, kv_heads=1, **_QWEN3_SMALL)
     ),
@@ -149,19 +137,6 @@ PRESETS: dict[str, Preset] = {
     "qwen3-30m": _preset(
         "Qwen3 block, 30M with 8,192 tokens", QWEN3, _shape(512, 9, 8, kv_heads=4, **_QWEN3_SMALL)
     ),
-    "qwen3-0.6b": _preset(
-        "Qwen3-0.6B's shape; 596M parameters",
-        QWEN3,
-        _shape(
-            1024,
-            28,
-            16,
-            kv_heads=8,
-            head_width=128,
-            hidden_width=3072,
-            context_length=40960,
-        ),
-    ),
     "langwright-fast-1m": _preset(
         "our fast recipe, 0.8M in the blocks", FAST, _shape(128, 4, 4, context_length=256)
     ),
@@ -171,6 +146,22 @@ PRESETS: dict[str, Preset] = {
         "our fast recipe, 85M in the blocks",
         FAST,
         _shape(768, 12, 12, vocab_size=32768, context_length=1024),
+    ),
+    **{name: Preset(*published) for name, published in PUBLISHED.items()},
+    # Biderman et al. 2023 (arXiv:2304.01373), table 1; OLMo 2's model of April 2025.
+    "pythia-70m": _preset(
+        "Pythia 70M; 70,426,624 parameters", _PYTHIA, _shape(512, 6, 8, hidden_width=2048)
+    ),
+    "pythia-410m": _preset(
+        "Pythia 410M; 405,334,016 parameters", _PYTHIA, _shape(1024, 24, 16, hidden_width=4096)
+    ),
+    "pythia-1.4b": _preset(
+        "Pythia 1.4B; 1,414,647,808 parameters", _PYTHIA, _shape(2048, 24, 16, hidden_width=8192)
+    ),
+    "olmo-2-1b": _preset(
+        "OLMo 2 1B; 1,484,916,736 parameters",
+        PUBLISHED["olmo-2-7b"][1],
+        _shape(2048, 16, 16, hidden_width=8192),
     ),
 }
 

@@ -7,15 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from langwright.base import UserError
-from langwright.model.attention import Rotary, document_mask
 from langwright.model.block import Block
 from langwright.model.cache import KVCache
 from langwright.model.config import ModelConfig
+from langwright.model.guide import Guide, build_cached_guides, build_guides
 from langwright.model.init import initialise
 from langwright.model.linear import Embedding, Linear
-from langwright.model.losses import at_least_fp32, linear_cross_entropy
+from langwright.model.losses import head_logits, linear_cross_entropy
 from langwright.model.norms import build_norm
-from langwright.model.positions import rotary_tables, sinusoids
+from langwright.model.positions import sinusoids
+from langwright.model.router_losses import router_losses
 
 
 class Transformer(nn.Module):
@@ -32,10 +33,12 @@ class Transformer(nn.Module):
         self.tokens = Embedding(config.vocab_size, config.width)  # (V, D)
         if config.position == "learned":
             self.positions = Embedding(config.context_length, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.embedding_norm = build_norm(config, config.width) if config.embedding_norm else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         # Post-norm blocks end in a norm already.
-        self.norm = build_norm(config, config.width) if config.norm_placement == "pre" else None
+        self.norm = build_norm(config, config.width) if config.norm_placement != "post" else None
         self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
+        self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if config.head_bias else None
         if not self.tokens.weight.is_meta:
             initialise(self, config, seed)
 
@@ -57,13 +60,18 @@ class Transformer(nn.Module):
         segments: Tensor | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """ids (B, T) int64 -> logits (B, T, V) fp32; with targets (B, T): (logits, mean loss).
 
         segments (B, T): document numbers; tokens of different documents do not see one another.
         positions (B, T): places inside the document; default 0 ... T-1.
+        cache, counts: see `hidden`.
         """
-        logits = self.logits(self.hidden(ids, segments=segments, positions=positions, cache=cache))
+        hidden = self.hidden(
+            ids, segments=segments, positions=positions, cache=cache, counts=counts
+        )
+        logits = self.logits(hidden)
         if targets is None:
             return logits
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
@@ -75,49 +83,82 @@ class Transformer(nn.Module):
         segments: Tensor | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
-        """ids (B, T) -> the vectors (B, T, D) after the final norm, in the compute dtype."""
+        """ids (B, T) -> the vectors (B, T, D) after the final norm, in the compute dtype.
+
+        cache: what was seen before; the ids follow it, and `cache.advance` then counts them.
+        counts (B,): with a cache, how many ids of each row are real, the others padding behind
+        them; default all. Only rotary scalings that look at the text's length need it.
+        """
         self._check(ids, positions)
         if cache is not None:
             if segments is not None or positions is not None:
                 raise ValueError("with a cache, tokens follow those held: no segments or positions")
-            return self._hidden_cached(ids, cache)
+            return self._hidden_cached(ids, cache, counts)
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-        mask = None if segments is None else document_mask(segments)  # (B, 1, T, T)
-        x, rotary = self.embed(ids, positions)
-        for block in self.blocks:
-            x = block(x, rotary, mask)
+        x = self.embed(ids, positions)
+        for block, guide in zip(self.blocks, self.guides(positions, segments), strict=True):
+            x = block(x, guide)
         return x if self.norm is None else self.norm(x)
 
-    def _hidden_cached(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """As `hidden`, the tokens following those in `cache`. Blocks run uncompiled: S grows with
-        every token, and each new shape would be compiled again."""
-        cache.check_room(*ids.shape)
-        x, rotary = self.embed(ids, cache.positions(ids.shape[1]))
-        mask = cache.mask(ids.shape[1])  # (B, 1, T, S)
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x = block.forward(x, rotary, mask, layer)
+    def _hidden_cached(self, ids: Tensor, cache: KVCache, counts: Tensor | None) -> Tensor:
+        """As `hidden`, the tokens following those in `cache`."""
+        batch, new = ids.shape
+        cache.check_room(batch, new)
+        if cache.history is None:
+            return self._follow(ids, cache)
+        added = [new] * batch if counts is None else counts.tolist()
+        lengths = [held + n for held, n in zip(cache.row_lengths, added, strict=True)]
+        after = torch.tensor(lengths, device=ids.device)[:, None]  # (B, 1)
+        if cache.history.outdated(cache.row_lengths, lengths):
+            held = cache.restart()
+            self._follow(cache.history.ids[:, : max(held)].to(ids.device), cache, after)
+            cache.advance(held)
+        cache.history.write(ids, cache.row_lengths, lengths)
+        return self._follow(ids, cache, after)
+
+    def _follow(self, ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:
+        """Blocks run uncompiled: S grows with every token, and each new shape would be compiled
+        again. lengths (B, 1): of the texts, where the angles depend on them."""
+        new = ids.shape[1]
+        x = self.embed(ids, cache.positions(new))
+        guides = build_cached_guides(
+            self.config, cache, new, dtype=self.compute_dtype, lengths=lengths
+        )
+        for block, guide, layer in zip(self.blocks, guides, cache.layers, strict=True):
+            x = block.forward(x, guide, layer)
         return x if self.norm is None else self.norm(x)
 
-    def embed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Rotary | None]:
-        """Vectors (B, T, D) in the compute dtype, and the angles that attention needs, if any."""
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Vectors (B, T, D) in the compute dtype; positions (T,) or (B, T)."""
         config = self.config
         x = self.tokens(ids)  # (B, T, D) fp32
+        if config.embedding_scale is not None:
+            x = x * config.embedding_scale
         if config.position == "learned":
             x = x + self.positions(positions)
         elif config.position == "sinusoidal":
             x = x + sinusoids(positions, config.width)
-        x = F.dropout(x.to(self.compute_dtype), config.dropout_embedding, self.training)
-        if config.position != "rotary":
-            return x, None
-        cos, sin = rotary_tables(positions, config.head_size, config.rotary_base)
-        return x, (cos.to(self.compute_dtype), sin.to(self.compute_dtype))
+        x = x.to(self.compute_dtype)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return F.dropout(x, config.dropout_embedding, self.training)
+
+    def guides(self, positions: Tensor, segments: Tensor | None = None) -> list[Guide]:
+        """What the attention of each layer needs; positions (T,) or (B, T), segments (B, T)."""
+        return build_guides(
+            self.config,
+            positions,
+            dtype=self.compute_dtype,
+            segments=segments,
+            dropout=self.config.dropout_attention if self.training else 0.0,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, V) fp32."""
-        logits = F.linear(hidden, self.head_weight.to(hidden.dtype))
-        return logits.to(at_least_fp32(logits.dtype))
+        return head_logits(hidden, self.head_weight, self.head_bias, self.config.logit_softcap)
 
     def loss(
         self,
@@ -130,12 +171,23 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Summed cross entropy (fp32, nats) and the number of targets that are not -100.
 
-        The logits never stand whole: see `linear_cross_entropy`, also for `chunk_tokens`.
+        In training the router losses of experts come in, times the number of targets, so that
+        they add to the mean. The logits never stand whole: see `linear_cross_entropy`, also for
+        `chunk_tokens`.
         """
         hidden = self.hidden(ids, segments=segments, positions=positions)
-        return linear_cross_entropy(
-            hidden.flatten(0, 1), self.head_weight, targets.flatten(), chunk_tokens
+        total, count = linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.head_weight,
+            targets.flatten(),
+            chunk_tokens,
+            bias=self.head_bias,
+            softcap=self.config.logit_softcap,
         )
+        if self.training and self.config.experts is not None:
+            routers = router_losses(self)
+            total = total if routers is None else total + routers * count
+        return total, count
 
     def _check(self, ids: Tensor, positions: Tensor | None) -> None:
         """Say clearly what torch would say darkly. Values are looked at on the CPU only: on a GPU

@@ -1,13 +1,23 @@
-"""Attention: every kernel equals the written-out form, and nothing looks ahead."""
+"""Attention: every kernel equals the written-out form, under every option, gradients too."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from langwright.model import attend, attention_reference, causal_mask, document_mask
+from langwright.model import (
+    ModelConfig,
+    attend,
+    attention_kernel,
+    attention_reference,
+    causal_mask,
+    document_mask,
+)
+from langwright.model.attention_kernels import choose_kernel, flex, sdpa, window_blocks
 from langwright.model.sliced_attention import sliced_attention
 
 SHAPES = st.tuples(
@@ -15,6 +25,16 @@ SHAPES = st.tuples(
     st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),  # H, K
     st.sampled_from([1, 2, 7, 64, 130, 260]),  # T
     st.sampled_from([2, 8, 16]),  # h
+    st.sampled_from([None, 3, 8]),  # g, if not h
+)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "bias": st.sampled_from([0, 1, 2]),  # none, one for all rows, one for each
+        "scale": st.sampled_from([None, 0.3]),
+        "softcap": st.sampled_from([None, 1.5]),
+        "sinks": st.booleans(),
+        "window": st.sampled_from([None, 1, 5, 100]),
+    }
 )
 
 
@@ -30,37 +50,125 @@ def segments_of(batch, t):
     return segments
 
 
-@settings(max_examples=30, deadline=None)
-@given(SHAPES, st.booleans(), st.sampled_from([0, 5]))
-def test_fused_attention_equals_reference(shape, documents, earlier):
-    batch, (h_q, h_k), t, h = shape
-    q = heads(batch, h_q, t, h)
-    k, v = (heads(batch, h_k, t + (0 if documents else earlier), h) for _ in range(2))
-    mask = document_mask(segments_of(batch, t)) if documents else None
-    if mask is None and earlier:
-        mask = causal_mask(t, t + earlier)[None, None]
-    torch.testing.assert_close(
-        attend(q, k, v, mask), attention_reference(q, k, v, mask), atol=2e-6, rtol=1e-5
-    )
+def drawn(options, batch, h_q, t, s, dtype=torch.float32):
+    """Tensors for the options that need one."""
+    rows = {0: None, 1: 1, 2: batch}[options["bias"]]
+    return {
+        **options,
+        "bias": None if rows is None else torch.randn(rows, h_q, t, s, dtype=dtype),
+        "sinks": torch.randn(h_q, dtype=dtype) if options["sinks"] else None,
+    }
+
+
+def one_by_one(q, k, v, *, bias, scale, softcap, sinks, window):
+    """Causal attention query by query, key by key, as one would explain it."""
+    batch, h_q, t, h = q.shape
+    s, groups = k.shape[2], h_q // k.shape[1]
+    y = torch.zeros(batch, h_q, t, v.shape[-1], dtype=q.dtype)
+    for b in range(batch):
+        for head in range(h_q):
+            for i in range(t):
+                scores = {}
+                for j in range(s):
+                    distance = (s - t + i) - j
+                    if distance < 0 or (window is not None and distance >= window):
+                        continue
+                    score = float(q[b, head, i] @ k[b, head // groups, j])
+                    score *= scale or 1 / math.sqrt(h)
+                    if softcap:
+                        score = softcap * math.tanh(score / softcap)
+                    if bias is not None:
+                        score += float(bias[b % bias.shape[0], head, i, j])
+                    scores[j] = math.exp(score)
+                total = sum(scores.values())
+                if sinks is not None:
+                    total += math.exp(float(sinks[head]))
+                for j, score in scores.items():
+                    y[b, head, i] += score / total * v[b, head // groups, j]
+    return y
 
 
 @settings(max_examples=25, deadline=None)
-@given(SHAPES, st.booleans())
-def test_sliced_attention_equals_reference_with_gradients(shape, documents):
-    """The CPU kernel in float64, where its rounding cannot hide a mistake."""
-    batch, (h_q, h_k), t, h = shape
-    inputs = [heads(batch, n, t, h, torch.float64).requires_grad_() for n in (h_q, h_k, h_k)]
+@given(OPTIONS, st.sampled_from([(1, 1), (4, 2)]), st.sampled_from([0, 3]))
+def test_the_reference_is_the_definition(options, h_qk, earlier):
+    h_q, h_k = h_qk
+    t, s = 5, 5 + earlier
+    q, k, v = (heads(2, n, c, 4, torch.float64) for n, c in ((h_q, t), (h_k, s), (h_k, s)))
+    options = drawn(options, 2, h_q, t, s, torch.float64)
+    options["window"] = options["window"] and min(options["window"], 3)
+    torch.testing.assert_close(
+        attention_reference(q, k, v, None, **options),
+        one_by_one(q, k, v, **options),
+        atol=1e-12,
+        rtol=1e-10,
+    )
+
+
+def test_sinks_and_caps_equal_transformers():
+    """gpt-oss's sinks and Gemma 2's cap, as transformers writes them out."""
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as gemma
+    from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as gpt_oss
+
+    q, k, v = (3 * heads(2, n, 9, 4) for n in (4, 2, 2))
+    allowed = causal_mask(9, 9)
+    mask = torch.zeros(1, 1, 9, 9).masked_fill(~allowed, float("-inf"))
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.training, module.sinks = 2, False, torch.randn(4)
+    expected, _ = gpt_oss(module, q, k, v, mask, scaling=0.4)
+    found = attend(q, k, v, None, scale=0.4, sinks=module.sinks)
+    torch.testing.assert_close(found.transpose(1, 2), expected, atol=5e-6, rtol=1e-5)
+    expected, _ = gemma(module, q, k, v, mask, scaling=0.4, softcap=2.0)
+    found = attend(q, k, v, None, scale=0.4, softcap=2.0)
+    torch.testing.assert_close(found.transpose(1, 2), expected, atol=5e-6, rtol=1e-5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SHAPES, st.booleans(), st.sampled_from([0, 5]), OPTIONS)
+def test_every_kernel_equals_the_reference(shape, documents, earlier, options):
+    batch, (h_q, h_k), t, h, g = shape
+    s = t + (0 if documents else earlier)
+    q = heads(batch, h_q, t, h)
+    k, v = heads(batch, h_k, s, h), heads(batch, h_k, s, g or h)
+    options = drawn(options, batch, h_q, t, s)
     mask = document_mask(segments_of(batch, t)) if documents else None
-    grad = torch.randn(batch, h_q, t, h, dtype=torch.float64)
+    if mask is not None and options["window"]:
+        mask = mask & causal_mask(t, t, window=options["window"])
+    expected = attention_reference(q, k, v, mask, **options)
+    torch.testing.assert_close(attend(q, k, v, mask, **options), expected, atol=5e-6, rtol=1e-4)
+    if options["softcap"] is None:
+        del options["softcap"]
+        torch.testing.assert_close(
+            sdpa(q, k, v, mask, 0.0, **options), expected, atol=5e-6, rtol=1e-4
+        )
+
+
+@settings(max_examples=80, deadline=None)
+@given(SHAPES, st.booleans(), OPTIONS)
+def test_sliced_attention_equals_reference_with_gradients(shape, documents, options):
+    """The CPU kernel in float64, where its rounding cannot hide a mistake."""
+    batch, (h_q, h_k), t, h, g = shape
+    options = drawn(options, batch, h_q, t, t, torch.float64)
+    inputs = [
+        heads(batch, n, t, width, torch.float64).requires_grad_()
+        for n, width in ((h_q, h), (h_k, h), (h_k, g or h))
+    ]
+    learned = inputs + [
+        options[name].requires_grad_() for name in ("bias", "sinks") if options[name] is not None
+    ]
+    mask = document_mask(segments_of(batch, t)) if documents else None
+    if mask is not None and options["window"]:
+        mask = mask & causal_mask(t, t, window=options["window"])
+    grad = torch.randn(batch, h_q, t, g or h, dtype=torch.float64)
     results = []
     for form in (sliced_attention, attention_reference):
-        y = form(*inputs, mask)
-        results.append([y, *torch.autograd.grad(y, inputs, grad)])
+        y = form(*inputs, mask, **options)
+        results.append([y, *torch.autograd.grad(y, learned, grad)])
     for mine, reference in zip(*results, strict=True):
         torch.testing.assert_close(mine, reference, atol=1e-11, rtol=1e-9)
 
 
-def test_sliced_attention_in_many_slices(monkeypatch):
+@pytest.mark.parametrize("window", [None, 1, 4])
+def test_sliced_attention_in_many_slices(monkeypatch, window):
     """Slices of one row and three queries cover everything once."""
     import importlib
 
@@ -68,18 +176,69 @@ def test_sliced_attention_in_many_slices(monkeypatch):
     monkeypatch.setattr(module, "SLICE_BYTES", 1)
     monkeypatch.setattr(module, "QUERIES", 3)
     q, k, v = (heads(3, n, 10, 4, torch.float64).requires_grad_() for n in (4, 2, 2))
+    sinks = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(1, 4, 10, 10, dtype=torch.float64, requires_grad=True)
+    inputs = (q, k, v, sinks, bias)
     for mask in (None, document_mask(segments_of(3, 10)), causal_mask(10, 10)[None, None]):
-        mine, reference = sliced_attention(q, k, v, mask), attention_reference(q, k, v, mask)
+        if mask is not None and window:
+            mask = mask & causal_mask(10, 10, window=window)
+        options = {"sinks": sinks, "bias": bias, "softcap": 1.0, "window": window}
+        mine = sliced_attention(q, k, v, mask, **options)
+        reference = attention_reference(q, k, v, mask, **options)
         torch.testing.assert_close(mine, reference, atol=1e-12, rtol=1e-9)
-        grads = [torch.autograd.grad(y.sin().sum(), (q, k, v)) for y in (mine, reference)]
+        grads = [torch.autograd.grad(y.sin().sum(), inputs) for y in (mine, reference)]
         for a, b in zip(*grads, strict=True):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
 
 
-def test_sliced_attention_is_a_whole_operator():
+def test_a_window_touches_only_the_keys_in_sight():
+    """512 tokens with a window of 16: under a third of the products of the whole triangle."""
+    module = __import__("importlib").import_module("langwright.model.sliced_attention")
+    q = torch.empty(1, 2, 512, 8)
+    counts = {}
+    for window in (None, 16):
+        options = module.Options(None, None, None, 1.0, None, window)
+        counts[window] = sum(
+            (a.stop - a.start) * (b.stop - b.start) * (c.stop - c.start)
+            for a, b, c in module._slices(q, q, options)
+        )
+    assert counts[16] == 128 * 128 + 3 * 128 * (128 + 15)
+    assert counts[None] == 128 * (128 + 256 + 384 + 512)
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "window": 5}])
+def test_sliced_attention_is_a_whole_operator(options):
     """Fake shapes, autograd registration and aliasing as torch.compile needs them."""
     q, k, v = (heads(2, n, 20, 4).requires_grad_() for n in (4, 2, 2))
-    torch.library.opcheck(sliced_attention, (q, k, v, None))
+    extra = {}
+    if options:
+        extra = {"sinks": torch.randn(4), "bias": torch.randn(1, 4, 20, 20)}
+        extra = {name: tensor.requires_grad_() for name, tensor in extra.items()}
+    torch.library.opcheck(sliced_attention, (q, k, v, None), {**extra, **options})
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("options", [{}, {"softcap": 1.5}, {"sinks": True, "scale": 0.4}])
+@pytest.mark.filterwarnings("ignore:.*flex_attention")
+def test_flex_attention_equals_reference(segmented, window, options):
+    """The form for CUDA, run uncompiled here: its mask, cap, scale and sinks."""
+    q, k, v = (heads(2, n, 150, 16) for n in (4, 2, 2))
+    segments = segments_of(2, 150) if segmented else None
+    options = {"scale": None, "softcap": None, "sinks": None, **options}
+    if options["sinks"]:
+        options["sinks"] = torch.randn(4)
+    blocks = window_blocks(150, window, segments, torch.device("cpu"))
+    mask = causal_mask(150, 150, window=window)[None, None]
+    if segments is not None:
+        mask = mask & document_mask(segments)
+    expected = attention_reference(q, k, v, mask, **options)
+    with torch.no_grad():
+        torch.testing.assert_close(flex(q, k, v, blocks, **options), expected, atol=5e-6, rtol=1e-4)
+        chosen = attend(q, k, v, None, blocks=blocks, **options)
+    torch.testing.assert_close(chosen, expected, atol=5e-6, rtol=1e-4)
+    written = attention_reference(q, k, v, None, blocks=blocks, **options)
+    torch.testing.assert_close(written, expected, atol=0, rtol=0)
 
 
 def test_bf16_attention_is_as_exact_as_torchs():
@@ -101,11 +260,67 @@ def test_padding_sees_something():
     assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
+def test_window_counts_the_token_itself():
+    assert causal_mask(4, 4, window=2).int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [0, 1, 1, 0],
+        [0, 0, 1, 1],
+    ]
+    assert causal_mask(1, 4, window=2).int().tolist() == [[0, 0, 1, 1]]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_dropout_keeps_the_mean(dtype):
+@pytest.mark.parametrize("softcap", [None, 50.0])
+def test_attention_dropout_keeps_the_mean(dtype, softcap):
     """Survivors are scaled by 1/(1-p): the mean over many draws is the undropped output."""
     q, k = heads(1, 2, 32, 8, dtype), heads(1, 2, 32, 8, dtype)
     v = torch.ones(1, 2, 32, 8, dtype=dtype)
-    drawn = torch.stack([attend(q, k, v, None, dropout=0.5).float() for _ in range(300)])
+    drawn = torch.stack(
+        [attend(q, k, v, None, dropout=0.5, softcap=softcap).float() for _ in range(300)]
+    )
     assert not torch.allclose(drawn[0], drawn[1])
     torch.testing.assert_close(drawn.mean(), torch.tensor(1.0), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "device,dtype,queries,options,name",
+    [
+        ("cpu", "float32", 512, {}, "sdpa"),
+        ("cpu", "bfloat16", 512, {}, "sliced"),
+        ("cpu", "bfloat16", 1, {}, "sdpa"),
+        ("cpu", "bfloat16", 512, {"dropout": True}, "sdpa"),
+        ("cpu", "float32", 512, {"softcap": True}, "sliced"),
+        ("cpu", "float32", 1, {"softcap": True}, "written out"),
+        ("cpu", "float32", 512, {"softcap": True, "dropout": True}, "written out"),
+        ("cpu", "float32", 512, {"sinks": True, "window": True}, "sdpa"),
+        ("cuda", "bfloat16", 512, {}, "sdpa"),
+        ("cuda", "bfloat16", 512, {"window": True}, "flex"),
+        ("cuda", "bfloat16", 512, {"softcap": True}, "flex"),
+        ("cuda", "bfloat16", 512, {"sinks": True}, "flex"),
+        ("cuda", "bfloat16", 512, {"softcap": True, "blocks": False}, "written out"),
+        ("cuda", "bfloat16", 512, {"softcap": True, "dropout": True}, "written out"),
+        ("cuda", "bfloat16", 64, {"window": True}, "sdpa"),
+        ("cuda", "float64", 512, {"window": True}, "sdpa"),
+        ("mps", "float32", 512, {"softcap": True}, "written out"),
+    ],
+)
+def test_the_choice_of_kernel(device, dtype, queries, options, name):
+    found, reason = choose_kernel(device, getattr(torch, dtype), queries, **options)
+    assert found == name and reason
+
+
+def test_the_choice_is_told():
+    config = ModelConfig(vocab_size=10, context_length=512, width=64, heads=4)
+    assert attention_kernel(config, "cpu")[0] == "sdpa"
+    assert attention_kernel(config, "cpu", torch.bfloat16)[0] == "sliced"
+    mixed = config.replace(window=64, reach=("local", "global"))
+    name, reason = attention_kernel(mixed, "cuda")
+    assert name == "sdpa in global layers, flex in local layers"
+    assert "local layers: " in reason and "global layers: " in reason
+    assert attention_kernel(mixed, "cuda", queries=60)[0] == "sdpa"
+    for narrow in ({"heads": 8}, {"position": "alibi"}, {"window": 512}):
+        assert attention_kernel(config.replace(**{"window": 64, **narrow}), "cuda")[0] == "sdpa"
+    capped = config.replace(attention_softcap=30.0, dropout_attention=0.1)
+    assert attention_kernel(capped, "cpu")[0] == "sliced"
+    assert attention_kernel(capped, "cpu", training=True)[0] == "written out"

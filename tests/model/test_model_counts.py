@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langwright.model import (
+    KVCache,
     ModelConfig,
     Transformer,
     attention_reference,
@@ -23,6 +24,7 @@ from langwright.model import (
     training_memory,
     weight_bytes,
 )
+from langwright.model.published import PUBLISHED
 
 MIB = 2**20
 # Fact V25: untied without qkv bias, tied without, tied with (true GPT-2), MiB of the first.
@@ -110,46 +112,165 @@ def test_flops():
     assert flops_per_token(untied, 256) == flops_per_token(config, 256)  # a lookup costs nothing
 
 
-def test_exact_flops_are_what_torch_counts(monkeypatch):
+MIXED = {
+    "plain": {"kv_heads": 2, "qk_norm": True},
+    "ungated": {"feedforward": "gelu", "tied": False},
+    "experts": {
+        "layers": 3,
+        "experts": {"count": 6, "chosen": 2, "hidden_width": 20, "shared_width": 12},
+        "expert_layers": [False, True, True],
+    },
+    "shared-gate": {
+        "experts": {"count": 4, "chosen": 3, "shared_width": 8, "shared_gate": True},
+    },
+    "latent": {"latent": {"kv_rank": 10, "query_rank": 14, "rotary_width": 4, "value_width": 6}},
+    "latent-without-query-rank": {"latent": {"kv_rank": 10, "rotary_width": 4}},
+}
+
+
+def small(**table):
+    return ModelConfig(
+        **{"vocab_size": 64, "context_length": 32, "width": 24, "layers": 2, "heads": 4, **table}
+    )
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_exact_flops_are_what_torch_counts(name, monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
-    # torch does not count its fused CPU attention; the written-out form it does
+    # torch does not count its fused CPU attention, nor our operators; the written-out forms it does
     monkeypatch.setattr("langwright.model.attention.attend", attention_reference)
-    config = model_config({"preset": "qwen3-2m"}, vocab_size=64)
+    monkeypatch.setattr("langwright.model.experts.grouped_linear", one_product_for_each)
+    config = small(**MIXED[name])
     model = build_model(config)
     ids = torch.randint(0, 64, (2, 16))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(ids)
-    counted = counter.get_total_flops() / ids.numel()
+    combining = 0  # torch also counts the weighted sum of the experts' outputs
+    if config.experts:
+        moe = sum(config.has_experts(i) for i in range(config.layers))
+        combining = moe * 2 * config.experts.chosen * config.width
+    counted = counter.get_total_flops() / ids.numel() - combining
     exact = matmul_flops_per_token(config, 16, training=False, causal=False)
     assert counted == pytest.approx(exact, rel=1e-9)
 
 
-configs = st.builds(
-    lambda **values: ModelConfig(**values),
-    vocab_size=st.integers(1, 40),
-    context_length=st.integers(1, 20),
-    width=st.sampled_from([8, 24]),
-    layers=st.integers(1, 3),
-    heads=st.just(4),
-    kv_heads=st.sampled_from([None, 1, 2]),
-    head_width=st.sampled_from([None, 6]),
-    hidden_width=st.sampled_from([None, 10]),
-    qk_norm=st.booleans(),
-    qkv_bias=st.booleans(),
-    attention_out_bias=st.booleans(),
-    feedforward=st.sampled_from(["gelu", "relu2", "swiglu", "geglu"]),
-    feedforward_bias=st.booleans(),
-    position=st.sampled_from(["learned", "sinusoidal", "rotary", "none"]),
-    norm=st.just("layernorm"),
-    norm_affine=st.just(True),
-    norm_bias=st.booleans(),
-    norm_placement=st.sampled_from(["pre", "post"]),
-    tied=st.booleans(),
-)
+def one_product_for_each(x, weight, counts):
+    parts = x.split(counts.tolist())
+    return torch.cat([part @ matrix.T for part, matrix in zip(parts, weight, strict=True)])
 
 
-@settings(max_examples=40, deadline=None)
+def test_causal_flops_count_every_score_that_is_seen():
+    """Facts FM14; local layers see at most their window."""
+    config = small(layers=3, window=5, reach=["local", "local", "global"])
+    seen = sum(2 * min(t, 5) + t for t in range(1, 17)) / 16
+    matrices = matmul_flops_per_token(config, 16, False, causal=False) - 3 * 16 * 4 * 24
+    assert matmul_flops_per_token(config, 16, False) == pytest.approx(matrices + seen * 4 * 24)
+    n = parameter_count(config).non_embedding
+    assert flops_per_token(config, 16) == 6 * n + 12 * 24 * (5 + 5 + 16)
+    assert flops_per_token(config, 3) == 6 * n + 12 * 24 * 9
+
+
+def test_flops_of_experts_are_of_those_visited():
+    config = small(experts={"count": 8, "chosen": 2, "hidden_width": 32})
+    two = config.replace(experts={"count": 2, "chosen": 2, "hidden_width": 32})
+    router = 2 * 6 * 24  # rows of the router for six more experts, in two layers
+    assert flops_per_token(config, 16) == flops_per_token(two, 16) + 6 * router
+
+
+CACHED = {
+    "plain": {},
+    "grouped": {"kv_heads": 2, "head_width": 10},
+    "window": {"window": 6},
+    "window-beyond": {"window": 30},
+    "some-local": {"layers": 3, "window": 5, "reach": ["local", "global"]},
+    "latent": {"latent": {"kv_rank": 10, "rotary_width": 4}},
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_cache_bytes_are_those_of_the_cache(name):
+    config = small(**CACHED[name])
+    cache = KVCache(config, batch=3, capacity=20)
+    held = {id(kept): kept for layer in cache.layers for kept in layer.kept}
+    assert sum(kept.nbytes for kept in held.values()) == kv_cache_bytes(config, 20, 3, 4)
+
+
+ATTENTIONS = [
+    {},
+    {"kv_heads": 1, "attention_sinks": True},
+    {"kv_heads": 2, "head_width": 6, "qk_norm": True, "qk_norm_over": "all"},
+    {"qk_norm": True, "attention_sinks": True},
+    {"position": "learned"},
+    {"position": "sinusoidal", "window": 3},
+    {"position": "none"},
+    {"position": "alibi"},
+    {"position": "relative", "relative_buckets": 6, "relative_distance": 9},
+]
+LATENTS = [
+    {"latent": {"kv_rank": 5, "rotary_width": 2}},
+    {"latent": {"kv_rank": 5, "query_rank": 7, "rotary_width": 4, "value_width": 3}},
+]
+EXPERTS = [
+    {"experts": {"count": 3, "chosen": 2}},
+    {"experts": {"count": 4, "chosen": 1, "hidden_width": 5}, "expert_layers": [True, False]},
+    {
+        "experts": {
+            "count": 4,
+            "chosen": 2,
+            "scores": "sigmoid",
+            "selection_bias": True,
+            "shared_width": 6,
+            "shared_gate": True,
+        }
+    },
+]
+FEEDFORWARDS = [
+    {"feedforward": kind, "feedforward_bias": bias}
+    for kind in ("gelu", "relu2", "swiglu", "geglu_tanh")
+    for bias in (True, False)
+]
+NORMS = [
+    {"norm": "layernorm", "norm_bias": True},
+    {"norm": "layernorm", "norm_placement": "post"},
+    {"norm": "layernorm", "norm_bias": True, "parallel": True},
+]
+RMSNORMS = [
+    {"norm_placement": "sandwich", "norm_offset": True},
+    {"norm_placement": "output"},
+    {"norm_affine": False, "norm_placement": "sandwich"},
+]
+
+
+def any_of(*groups):
+    """A table that joins one of each group and one of the plain fields."""
+    plain = st.fixed_dictionaries(
+        {
+            "vocab_size": st.integers(1, 40),
+            "context_length": st.integers(1, 20),
+            "width": st.sampled_from([8, 24]),
+            "layers": st.integers(1, 3),
+            "heads": st.just(4),
+            "hidden_width": st.sampled_from([None, 10]),
+            "qkv_bias": st.booleans(),
+            "attention_out_bias": st.booleans(),
+            "tied": st.booleans(),
+            "head_bias": st.booleans(),
+            "embedding_norm": st.booleans(),
+        }
+    )
+    parts = [plain, *(st.sampled_from(group) for group in groups)]
+    return st.tuples(*parts).map(lambda tables: {k: v for t in tables for k, v in t.items()})
+
+
+configs = st.one_of(
+    any_of(ATTENTIONS, FEEDFORWARDS, NORMS + RMSNORMS),
+    any_of(ATTENTIONS, EXPERTS, NORMS + RMSNORMS),
+    any_of(LATENTS, FEEDFORWARDS + EXPERTS, RMSNORMS),
+).map(lambda table: ModelConfig(**table))
+
+
+@settings(max_examples=80, deadline=None)
 @given(configs)
 def test_arithmetic_equals_the_built_model(config):
     counts = parameter_count(config)
@@ -157,17 +278,21 @@ def test_arithmetic_equals_the_built_model(config):
         model = Transformer(config)
     parts = {"attention": 0, "feedforward": 0, "norm": 0, "tokens": 0, "positions": 0, "head": 0}
     for name, parameter in model.named_parameters():
-        part = next(p for p in ("attention.", "feedforward.", "norm", *parts) if p in name).rstrip(
-            "."
-        )
-        parts[part] += parameter.numel()
+        part = next(p for p in ("attention.", "feedforward.", "norm", *parts) if p in name)
+        parts[part.rstrip(".")] += parameter.numel()
     assert counts.attention == parts["attention"]
     assert counts.feedforward == parts["feedforward"]
     assert counts.norm == parts["norm"]
     assert counts.embedding == parts["tokens"] + parts["positions"]
     assert counts.positions == parts["positions"]
     assert counts.head == parts["head"]
-    assert counts.total == counts.trainable == sum(p.numel() for p in model.parameters())
+    assert counts.total == sum(p.numel() for p in model.parameters())
+    assert counts.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counts.active == counts.total - sum(
+        m.gate[m.experts.chosen :].numel() * 3
+        for m in model.modules()
+        if hasattr(m, "experts") and hasattr(m, "gate")
+    )
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -178,9 +303,55 @@ def test_presets_build(name):
     assert "parameters" in summary(config)
 
 
+# Numbers of the models' own cards and files (safetensors headers on the hub).
+PUBLISHED_TOTALS = {
+    "llama-2-7b": 6_738_415_616,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3.2-1b": 1_235_814_400,
+    "mistral-7b": 7_241_732_096,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen3-0.6b": 596_049_920,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-3-1b": 999_885_952,
+    "olmo-2-7b": 7_298_617_344,
+    "phi-3-mini": 3_821_079_552,
+    "smollm2-135m": 134_515_008,
+    "smollm3-3b": 3_075_098_624,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "deepseek-v3": 671_026_419_200,
+    # less the biases of 24 routers of 32 experts, and of the experts' three matrices
+    "gpt-oss-20b": 20_914_757_184 - 24 * 32 * (1 + 3 * 2880),
+    "pythia-160m": 162_322_944,
+}
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED_TOTALS, *V25])
+def test_published_models_have_their_published_size(name):
+    config = model_config({"preset": name})
+    with torch.device("meta"):
+        model = Transformer(config)
+    built = sum(p.numel() for p in model.parameters())
+    assert built == parameter_count(config).total
+    assert built == (PUBLISHED_TOTALS[name] if name in PUBLISHED_TOTALS else V25[name][2])
+
+
+def test_every_published_preset_is_counted():
+    assert set(PUBLISHED) == set(PUBLISHED_TOTALS)
+
+
+@pytest.mark.parametrize(
+    "name,billions", [("mixtral-8x7b", 12.9), ("qwen3-30b-a3b", 3.35), ("deepseek-v3", 37.55)]
+)
+def test_active_parameters(name, billions):
+    """As published: 12.9, 3.3 and 37 billion."""
+    counts = parameter_count(model_config({"preset": name}))
+    assert counts.active / 1e9 == pytest.approx(billions, abs=0.05)
+    frozen = 58 * 256 if name == "deepseek-v3" else 0
+    assert counts.total - counts.trainable == frozen
+
+
 def test_known_shapes():
-    assert total(preset="qwen3-0.6b") == 596_049_920  # as its model card: 0.6B, 0.44B w/o embedding
-    assert total(preset="llama-1b") == 1_235_814_400  # Llama 3.2 1B
     assert total(preset="llama-15m") == pytest.approx(15.2e6, rel=1e-3)
 
 
@@ -194,9 +365,20 @@ def test_memory_estimate_is_sixteen_bytes_and_activations():
     assert training_memory(config, 16384, recompute=True).activations < memory.activations / 4
 
 
-def test_activation_estimate_is_what_autograd_keeps():
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"norm_placement": "sandwich"},
+        {"norm_placement": "output"},
+        {"experts": {"count": 4, "chosen": 2, "hidden_width": 200, "shared_width": 100}},
+        {"qk_norm": False, "kv_heads": 5, "latent": {"kv_rank": 64, "rotary_width": 16}},
+    ],
+)
+def test_activation_estimate_is_what_autograd_keeps(more):
     """Bytes of the tensors saved for the backward pass, counted once per storage."""
-    config = model_config({"preset": "qwen3-2m", "norm_affine": False}, vocab_size=64)
+    table = {"preset": "qwen3-2m", "norm_affine": False, **more}
+    config = model_config(table, vocab_size=64)
     model = build_model(config)
     ids = torch.randint(0, 64, (4, 64))
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -222,3 +404,14 @@ def test_module_tree_lists_and_counts():
     assert tree.splitlines()[0].split() == ["Transformer", "Transformer", f"{1_107_616 + 16_000:,}"]
     assert "0-3 (each of 4)" in tree and "Linear 160 -> 448" in tree
     assert len(module_tree(model, depth=1).splitlines()) == 4
+
+
+def test_experts_and_windows_are_told():
+    table = module_tree(build_model(small(experts={"count": 3, "chosen": 2, "shared_width": 8})))
+    assert "ExpertFeedForward 3 x 24 -> 64, 2 chosen" in table
+    text = summary(model_config({"preset": "deepseek-v3"}))
+    assert "8 of 256 experts of width 2048 and a shared one of 2048 in 58 of 61 layers" in text
+    assert "671,026,419,200 (37,552,297,472 for one token)" in text
+    assert "latent vector of 512" in text and "yarn x 40" in text
+    text = summary(model_config({"preset": "gemma-2-2b"}))
+    assert "13 of 26 layers see the last 4,096 tokens" in text

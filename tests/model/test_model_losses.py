@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from langwright.model import ModelConfig, build_model, cross_entropy_reference, linear_cross_entropy
+from langwright.model import (
+    ModelConfig,
+    build_model,
+    cross_entropy_reference,
+    head_logits,
+    linear_cross_entropy,
+)
 
 
 def problem(n=37, d=8, v=50, dtype=torch.float32):
@@ -44,6 +50,57 @@ def test_gradients_by_differences(chunk):
     assert torch.autograd.gradcheck(
         lambda h, w: linear_cross_entropy(h, w, targets, chunk)[0], (hidden, weight)
     )
+
+
+@pytest.mark.parametrize("chunk", [None, 0, 5])
+@pytest.mark.parametrize("softcap", [None, 1.5, 30.0])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_cap_and_bias_equal_torch(softcap, with_bias, chunk):
+    """Gemma 2's cap is inside the loss: c tanh(z / c), its slope in the gradients."""
+    hidden, weight, targets = problem()
+    bias = torch.randn(50, requires_grad=True) if with_bias else None
+    logits = hidden @ weight.T + (bias if with_bias else 0)
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    torch.testing.assert_close(head_logits(hidden, weight, bias, softcap), logits)
+    expected = F.cross_entropy(logits, targets, reduction="sum")
+    loss, _ = linear_cross_entropy(hidden, weight, targets, chunk, bias=bias, softcap=softcap)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    inputs = [hidden, weight] + [bias] * with_bias
+    mine = torch.autograd.grad(loss * 0.3, inputs)
+    theirs = torch.autograd.grad(expected * 0.3, inputs)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_cap_and_bias_gradients_by_differences():
+    hidden, weight, targets = problem(9, 3, 7, torch.float64)
+    bias = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: linear_cross_entropy(h, w, targets, 4, bias=b, softcap=2.0)[0],
+        (hidden, weight, bias),
+    )
+
+
+def test_only_the_bias_may_learn():
+    hidden, weight, targets = problem()
+    bias = torch.zeros(50, requires_grad=True)
+    loss, _ = linear_cross_entropy(hidden.detach(), weight.detach(), targets, 10, bias=bias)
+    loss.backward()
+    probabilities = (hidden @ weight.T).softmax(-1)[targets >= 0]
+    expected = probabilities.sum(0) - F.one_hot(targets[targets >= 0], 50).sum(0)
+    torch.testing.assert_close(bias.grad, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_cap_works_in_fp32_under_bf16():
+    """Logits near the cap differ by less than bf16 can tell apart there."""
+    hidden = torch.eye(2, dtype=torch.bfloat16)
+    weight = torch.tensor([[60.0, 0.0], [61.0, 0.0]])
+    logits = head_logits(hidden, weight, softcap=30.0)
+    assert logits.dtype == torch.float32
+    expected = 30 * torch.tanh(torch.tensor([60.0, 61.0]).bfloat16().float() / 30)
+    torch.testing.assert_close(logits[0], expected)
+    assert logits[0, 1] > logits[0, 0]
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "both"])
@@ -119,3 +176,32 @@ def test_model_returns_loss_with_targets():
     total, count = model.loss(ids, targets, chunk_tokens=4)
     assert logits.shape == (2, 9, 30) and count.item() == 17
     torch.testing.assert_close(total / count, loss, rtol=1e-6, atol=0)
+
+
+def test_model_caps_logits_in_both_forms_of_the_loss():
+    config = ModelConfig(
+        vocab_size=30, width=16, layers=1, heads=2, logit_softcap=0.5, head_bias=True
+    )
+    model = build_model(config, seed=1)
+    with torch.no_grad():
+        model.head_bias.normal_()
+        model.tokens.weight.normal_()
+    ids, targets = torch.randint(0, 30, (2, 9)), torch.randint(0, 30, (2, 9))
+    logits, loss = model(ids, targets)
+    assert logits.abs().max() <= 0.5 and logits.std() > 0.2
+    total, count = model.loss(ids, targets, chunk_tokens=4)
+    torch.testing.assert_close(total / count, loss, rtol=1e-6, atol=0)
+
+
+def test_router_losses_are_in_the_training_loss_only():
+    experts = {"count": 4, "chosen": 1, "balance_loss": 0.5}
+    model = build_model(ModelConfig(vocab_size=30, width=16, layers=2, heads=2, experts=experts))
+    ids = torch.randint(0, 30, (2, 9))
+    targets = ids.clone()
+    targets[0, :4] = -100
+    with_balance, count = model.train().loss(ids, targets)
+    without, _ = model.eval().loss(ids, targets)
+    added = ((with_balance - without) / count).item()
+    assert count.item() == 14 and 0.49 < added < 2.0  # 0.5 where balanced, 2 at the worst
+    with_balance.backward()
+    assert model.blocks[0].feedforward.router.weight.grad.abs().max() > 0

@@ -34,6 +34,41 @@ from langwright.model.linear import Embedding
         ({"layres": 3}, ["layres", "layers"]),
         ({"dropout_residual": 1.0}, ["dropout_residual"]),
         ({"feedforward": "swishglu"}, ["feedforward", "swiglu"]),
+        ({"reach": ["local", "global"]}, ["window"]),
+        ({"window": 4, "reach": ["global"]}, ["no local layer"]),
+        ({"norm_offset": True, "norm": "layernorm"}, ["norm_offset", "rmsnorm"]),
+        ({"norm_offset": True, "norm_affine": False}, ["norm_offset", "norm_affine"]),
+        ({"parallel": True, "norm_placement": "sandwich"}, ["parallel", "pre"]),
+        ({"experts": {"count": 4, "chosen": 5}}, ["experts.chosen (5)", "count (4)"]),
+        ({"experts": {"count": 6, "groups": 4}}, ["multiple of groups"]),
+        (
+            {"experts": {"count": 8, "chosen": 3, "groups": 4, "groups_chosen": 1}},
+            ["more than the chosen groups hold"],
+        ),
+        ({"experts": {"shared_gate": True}}, ["shared_gate", "shared_width"]),
+        ({"experts": {}, "feedforward": "gelu"}, ["gated", "swiglu"]),
+        ({"experts": {}, "feedforward_bias": True}, ["without bias"]),
+        ({"expert_layers": [True]}, ["expert_layers needs experts"]),
+        ({"experts": {}, "expert_layers": [False]}, ["no layer experts"]),
+        ({"experts": {"cuont": 4}}, ["cuont", "count"]),
+        ({"latent": {}, "position": "alibi"}, ["latent", "rotary"]),
+        ({"latent": {}, "kv_heads": 2}, ["latent", "kv_heads"]),
+        ({"latent": {}, "qk_norm": True}, ["qk_norm"]),
+        ({"latent": {}, "norm": "layernorm"}, ["rmsnorm"]),
+        ({"latent": {"rotary_width": 3}}, ["latent.rotary_width", "even"]),
+        ({"position": "none", "rotary_scaling": {"kind": "ntk"}}, ["rotary_scaling", "none"]),
+        ({"rotary_scaling": {"kind": "longrope"}}, ["short_factors"]),
+        (
+            {"rotary_scaling": {"kind": "longrope", "short_factors": [1], "long_factors": [1]}},
+            ["32", "found 1"],
+        ),
+        ({"rotary_scaling": {"kind": "llama3", "high_frequency": 1}}, ["high_frequency"]),
+        ({"rotary_base_local": 100.0}, ["rotary_base_local", "window"]),
+        ({"rotary_share": 0.01}, ["rotary_share"]),
+        (
+            {"position": "relative", "relative_buckets": 64, "relative_distance": 32},
+            ["relative_distance (32)"],
+        ),
     ],
 )
 def test_config_mistakes_are_told(table, words):
@@ -145,6 +180,29 @@ def test_rmsnorm_is_the_formula(rows, dtype):
     assert norm(x).dtype == dtype
 
 
+@pytest.mark.parametrize("rows", [5, 9000])
+def test_rmsnorm_with_offset_is_gemmas(rows):
+    """The scale is 1 + weight, made in fp32; equal to Transformers' module in value and gradient,
+    in the plain and in the sliced form."""
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+
+    norm, theirs = RMSNorm(64, 1e-6, affine=True, offset=True), Gemma2RMSNorm(64, 1e-6)
+    assert (norm.weight == 0).all()
+    with torch.no_grad():
+        norm.weight.normal_()
+        theirs.weight.copy_(norm.weight)
+    x = torch.randn(rows, 64, requires_grad=True)
+    torch.testing.assert_close(norm(x), theirs(x), atol=1e-6, rtol=1e-5)
+    up = torch.randn(rows, 64)
+    mine = torch.autograd.grad(norm(x), (x, norm.weight), up)
+    expected = torch.autograd.grad(theirs(x), (x, theirs.weight), up)
+    for a, b in zip(mine, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    low = x.detach().bfloat16()
+    equal = (norm(low) == theirs(low)).float().mean().item()  # the weight was never rounded to bf16
+    assert equal > 0.998
+
+
 def test_activations():
     """Facts F4-F6, FM9, V23."""
     x = torch.tensor([-1.0, 0.5, 1.0, 3.0])
@@ -160,9 +218,11 @@ def test_activations():
     assert grid[lowest.argmin()].item() == pytest.approx(-0.752, abs=5e-3)
     assert ACTIVATIONS["relu2"](torch.tensor([-2.0, 3.0])).tolist() == [0.0, 9.0]
     torch.testing.assert_close(ACTIVATIONS["silu"](x), x * torch.sigmoid(x))
+    for gated, plain in (("swiglu", "silu"), ("geglu", "gelu"), ("geglu_tanh", "gelu_tanh")):
+        assert torch.equal(ACTIVATIONS[gated](grid), ACTIVATIONS[plain](grid))
 
 
-@pytest.mark.parametrize("kind", ["swiglu", "geglu", "gelu_tanh", "relu", "silu"])
+@pytest.mark.parametrize("kind", ["swiglu", "geglu", "geglu_tanh", "gelu_tanh", "relu", "silu"])
 def test_feedforward_is_the_formula(kind):
     config = ModelConfig(vocab_size=5, width=6, heads=1, hidden_width=10, feedforward=kind)
     layer = build_feedforward(config)

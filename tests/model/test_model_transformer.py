@@ -15,9 +15,13 @@ from langwright.model import (
     build_model,
     model_config,
 )
+from langwright.optim import parameter_kinds
 
 V = 40
 BASE = {"vocab_size": V, "context_length": 64, "width": 24, "layers": 2, "heads": 4}
+
+ALONE = ("blocks.0.attention.q.", "blocks.0.attention.k.")
+LATENT = {"kv_rank": 12, "query_rank": 10, "rotary_width": 4, "value_width": 7}
 
 # Every option at least once, in combinations that interact.
 OPTIONS = {
@@ -33,6 +37,99 @@ OPTIONS = {
     "gelu": {"feedforward": "gelu", "tied": False},
     "gelu-tanh": {"feedforward": "gelu_tanh", "hidden_width": 50},
     "silu-layernorm-post": {"feedforward": "silu", "norm": "layernorm", "norm_placement": "post"},
+    # Positions.
+    "alibi": {"position": "alibi", "heads": 6, "kv_heads": 3},
+    "relative": {"position": "relative", "relative_buckets": 6, "relative_distance": 9},
+    "some-layers-turn": {"rotary_layers": (True, False)},
+    "partial-interleaved": {"rotary_share": 0.67, "rotary_interleaved": True},
+    "linear": {"rotary_scaling": {"kind": "linear", "factor": 4.0}},
+    "ntk": {"rotary_scaling": {"kind": "ntk", "factor": 2.0, "original_context": 6}},
+    "yarn": {"rotary_scaling": {"kind": "yarn", "factor": 4.0, "original_context": 6}},
+    "llama3": {"rotary_scaling": {"kind": "llama3", "factor": 8.0, "original_context": 32}},
+    "longrope": {
+        "rotary_scaling": {
+            "kind": "longrope",
+            "factor": 8.0,
+            "original_context": 6,
+            "short_factors": (1.0, 1.1, 1.2),
+            "long_factors": (1.5, 3.0, 9.0),
+        }
+    },
+    # Who sees whom.
+    "window": {"window": 4, "kv_heads": 2},
+    "window-of-one": {"window": 1, "reach": ("local", "global")},
+    "window-alibi": {"window": 5, "reach": ("global", "local"), "position": "alibi"},
+    "window-relative": {
+        "window": 5,
+        "reach": ("local", "global"),
+        "position": "relative",
+        "relative_buckets": 4,
+        "relative_distance": 8,
+    },
+    "window-longrope": {
+        "window": 4,
+        "reach": ("local", "global"),
+        "rotary_scaling": {
+            "kind": "longrope",
+            "factor": 2.0,
+            "original_context": 8,
+            "short_factors": (1.0, 1.0, 1.0),
+            "long_factors": (2.0, 2.0, 4.0),
+        },
+    },
+    # Scores.
+    "softcap": {"attention_softcap": 2.0, "kv_heads": 2},
+    "sinks": {"attention_sinks": True, "kv_heads": 2},
+    "everything": {
+        "attention_softcap": 3.0,
+        "attention_sinks": True,
+        "window": 5,
+        "kv_heads": 2,
+        "reach": ("local", "global"),
+        "qk_norm": True,
+        "attention_scale": 0.3,
+        "rotary_base_local": 100.0,
+        "rotary_scaling": {"kind": "linear", "factor": 2.0},
+    },
+    # The ends of the model.
+    "qk-norm-over-all": {"qk_norm": True, "qk_norm_over": "all", "kv_heads": 2},
+    "gemma-2-like": {
+        "norm_placement": "sandwich",
+        "norm_offset": True,
+        "embedding_scale": 24**0.5,
+        "logit_softcap": 5.0,
+        "attention_softcap": 5.0,
+        "window": 4,
+        "reach": ("local", "global"),
+        "feedforward": "geglu_tanh",
+    },
+    "output-norm": {"norm_placement": "output", "qk_norm": True, "qk_norm_over": "all"},
+    "head-bias": {"head_bias": True, "embedding_norm": True, "norm": "layernorm"},
+    "parallel": {"parallel": True, "rotary_share": 0.34},
+    # Latent attention; its rotary part is the shared key's.
+    "latent": {"latent": LATENT, "head_width": 5},
+    "latent-plain-query": {
+        "latent": {"kv_rank": 4, "rotary_width": 2, "value_width": 3},
+        "head_width": 6,
+        "rotary_interleaved": True,
+        "window": 5,
+        "reach": ("global", "local"),
+        "qkv_bias": True,
+        "attention_out_bias": True,
+    },
+    "latent-longrope": {
+        "latent": LATENT,
+        "head_width": 5,
+        "attention_softcap": 3.0,
+        "attention_sinks": True,
+        "rotary_scaling": {
+            "kind": "longrope",
+            "factor": 2.0,
+            "original_context": 6,
+            "short_factors": (1.0, 1.3),
+            "long_factors": (2.0, 4.0),
+        },
+    },
 }
 
 
@@ -48,6 +145,17 @@ def model_of(options=None, seed=1, **more):
     return model
 
 
+def exact_of(options):
+    """The same in float64, where cached and uncached must agree to rounding."""
+    model = model_of(options)
+    model.compute_dtype = torch.float64
+    return model
+
+
+def cache_of(model, capacity, batch=3):
+    return KVCache(model.config, batch, capacity, dtype=model.compute_dtype)
+
+
 def ids_of(batch=3, t=12, seed=5):
     return torch.randint(0, V, (batch, t), generator=torch.Generator().manual_seed(seed))
 
@@ -55,8 +163,8 @@ def ids_of(batch=3, t=12, seed=5):
 @pytest.mark.parametrize("name", OPTIONS)
 class TestEveryOption:
     def test_equals_reference_attention(self, name, monkeypatch):
-        model, ids = model_of(OPTIONS[name]), ids_of()
-        segments = torch.tensor([[0] * 5 + [1] * 7, [0] * 12, [0] * 2 + [1] * 9 + [-1]])
+        model, ids = model_of(OPTIONS[name]), ids_of(t=24)  # enough for the CPU's sliced form
+        segments = torch.tensor([[0] * 5 + [1] * 19, [0] * 24, [0] * 2 + [1] * 13 + [-1] * 9])
         fused = [model(ids), model(ids, segments=segments)]
         monkeypatch.setattr("langwright.model.attention.attend", attention_reference)
         written = [model(ids), model(ids, segments=segments)]
@@ -70,7 +178,11 @@ class TestEveryOption:
         changed[:, 7] = (changed[:, 7] + 1) % V
         before, after = model(ids), model(changed)
         torch.testing.assert_close(before[:, :7], after[:, :7], atol=1e-6, rtol=0)
-        assert (before[:, 7:] - after[:, 7:]).abs().amax(dim=(0, 2)).min() > 1e-3
+        reach = 12
+        if not any(model.config.is_local(i) is False for i in range(2)):
+            reach = 7 + 2 * (model.config.window - 1) + 1  # two layers of a window
+        assert (before[:, 7:reach] - after[:, 7:reach]).abs().amax(dim=(0, 2)).min() > 1e-3
+        torch.testing.assert_close(before[:, reach:], after[:, reach:], atol=1e-6, rtol=0)
 
     def test_documents_in_a_row_equal_documents_alone(self, name):
         model = model_of(OPTIONS[name])
@@ -83,28 +195,30 @@ class TestEveryOption:
         torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-5)
 
     def test_cached_decoding_is_exact(self, name):
-        model, ids = model_of(OPTIONS[name]), ids_of()
-        cache = KVCache(model.config, batch=3, capacity=16)
-        pieces, start = [], 0
+        model, ids = exact_of(OPTIONS[name]), ids_of()
+        cache = cache_of(model, 16)
+        start = 0
         for count in (4, 1, 1, 3, 1, 2):  # a prompt, single tokens, and several at once
-            pieces.append(model(ids[:, start : start + count], cache=cache))
+            logits = model(ids[:, start : start + count], cache=cache)
             cache.advance(count)
             start += count
+            whole = model(ids[:, :start])[:, -count:]
+            torch.testing.assert_close(logits, whole, atol=1e-10, rtol=1e-9)
         assert cache.lengths.tolist() == [12, 12, 12]
-        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), atol=1e-5, rtol=1e-5)
 
     def test_cached_ragged_batch_is_exact(self, name):
         """Right-padded prompts of unequal lengths, then single tokens, beside each row alone."""
-        model, rows = model_of(OPTIONS[name]), [ids_of(1, n, n)[0] for n in (3, 7, 5)]
-        cache = KVCache(model.config, batch=3, capacity=20)
+        model, rows = exact_of(OPTIONS[name]), [ids_of(1, n, n)[0] for n in (3, 7, 5)]
+        cache = cache_of(model, 20)
         padded = torch.zeros(3, 7, dtype=torch.int64)
         for b, row in enumerate(rows):
             padded[b, : len(row)] = row
-        logits = model(padded, cache=cache)
-        cache.advance(torch.tensor([3, 7, 5]))
+        counts = torch.tensor([3, 7, 5])
+        logits = model(padded, cache=cache, counts=counts)
+        cache.advance(counts)
         for b, row in enumerate(rows):
             torch.testing.assert_close(
-                logits[b, : len(row)], model(row[None])[0], atol=1e-5, rtol=1e-5
+                logits[b, : len(row)], model(row[None])[0], atol=1e-10, rtol=1e-9
             )
         for step in range(4):
             new = ids_of(3, 1, 100 + step)
@@ -113,7 +227,7 @@ class TestEveryOption:
             rows = [torch.cat((row, new[b])) for b, row in enumerate(rows)]
             for b, row in enumerate(rows):
                 torch.testing.assert_close(
-                    logits[b, -1], model(row[None])[0, -1], atol=1e-5, rtol=1e-5
+                    logits[b, -1], model(row[None])[0, -1], atol=1e-10, rtol=1e-9
                 )
 
     def test_bf16_is_close(self, name):
@@ -131,40 +245,107 @@ class TestEveryOption:
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("attention.k.bias") and model.config.position != "rotary":
                 continue  # shifts all scores of a query alike: no effect, no gradient
+            if name == "window-of-one" and parameter_name.startswith(ALONE):
+                continue  # a token that sees only itself has nothing to weigh
             assert parameter.grad.abs().max() > 1e-7, parameter_name
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=5))
-def test_any_ragged_advance_is_exact(steps):
+RAGGED: dict[str, dict] = {
+    "whole": {"kv_heads": 2},
+    "window": {"window": 3, "reach": ("local", "global")},
+    "window-alibi": {"window": 4, "position": "alibi"},
+    "latent": {"latent": LATENT, "head_width": 5, "window": 2},
+    "longrope": {**OPTIONS["window-longrope"], "window": 3},
+    "ntk": OPTIONS["ntk"],
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(sorted(RAGGED)),
+    st.lists(
+        st.one_of(
+            st.lists(st.integers(0, 1), min_size=3, max_size=3),  # of one new token
+            st.lists(st.integers(0, 3), min_size=3, max_size=3),  # of three
+            st.lists(st.integers(0, 7), min_size=3, max_size=3),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([None, (2, 0, 2), (1, 0, 2)]),
+)
+def test_any_ragged_advance_is_exact(name, steps, chosen):
     """Rows that advance by any different counts (0 included) equal each row alone."""
-    model = model_of({"kv_heads": 2})
-    cache = KVCache(model.config, batch=3, capacity=24)
+    model = exact_of(RAGGED[name])
+    cache = cache_of(model, 40)
     rows = [torch.empty(0, dtype=torch.int64) for _ in range(3)]
     for number, counts in enumerate(steps):
-        new = ids_of(3, 3, number)
-        logits = model(new, cache=cache)
+        new = ids_of(3, max(1, *counts), number)
+        logits = model(new, cache=cache, counts=torch.tensor(counts))
         cache.advance(counts)
         for b, count in enumerate(counts):
             rows[b] = torch.cat((rows[b], new[b, :count]))
             if count:
                 alone = model(rows[b][None])[0, -count:]
-                torch.testing.assert_close(logits[b, :count], alone, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(logits[b, :count], alone, atol=1e-10, rtol=1e-9)
+        if number == 0 and chosen:
+            cache.select(chosen)
+            rows = [rows[b] for b in chosen]
 
 
-def test_cache_select_keeps_rows():
-    model = model_of()
-    cache = KVCache(model.config, batch=3, capacity=20)
+@pytest.mark.parametrize(
+    "name", ["plain", "everything", "gemma-2-like", "window-alibi", "latent-plain-query", "ntk"]
+)
+def test_long_ragged_prompts_are_exact(name):
+    """Prompts long enough for the CPU's sliced form, then three tokens at once, then one by one."""
+    model = exact_of(OPTIONS[name])
+    cache = cache_of(model, 40)
+    rows, counts = [ids_of(1, 0, 0)[0]] * 3, torch.tensor([24, 9, 17])
+    for number, new in enumerate((24, 3, 1, 1)):
+        ids = ids_of(3, new, number)
+        logits = model(ids, cache=cache, counts=counts)
+        cache.advance(counts)
+        for b, count in enumerate(counts.tolist()):
+            rows[b] = torch.cat((rows[b], ids[b, :count]))
+            alone = model(rows[b][None])[0, -count:]
+            torch.testing.assert_close(logits[b, :count], alone, atol=1e-10, rtol=1e-9)
+        counts = torch.tensor([3, 2, 1]) if number == 0 else torch.ones(3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 3}, OPTIONS["longrope"]])
+@pytest.mark.parametrize("early", [False, True])
+def test_cache_select_keeps_rows(options, early):
+    """Before or after the new tokens are counted."""
+    model = exact_of(options)
+    cache = cache_of(model, 20)
     ids = ids_of(3, 6)
-    model(ids, cache=cache)
-    cache.advance([6, 2, 4])
-    cache.select(torch.tensor([2, 0, 2]))
+    model(ids, cache=cache, counts=torch.tensor([6, 2, 4]))
+    if early:
+        cache.select([2, 0, 2])
+        cache.advance([4, 6, 4])
+    else:
+        cache.advance([6, 2, 4])
+        cache.select(torch.tensor([2, 0, 2]))
     assert cache.lengths.tolist() == [4, 6, 4]
     new = ids_of(3, 1)
     logits = model(new, cache=cache)[:, -1]
     for b, (row, length) in enumerate(((2, 4), (0, 6), (2, 4))):
         alone = model(torch.cat((ids[row, :length], new[b]))[None])[0, -1]
-        torch.testing.assert_close(logits[b], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits[b], alone, atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name,runs", [("longrope", 9), ("ntk", 12), ("yarn", 8)])
+def test_a_text_is_read_again_only_where_its_angles_change(name, runs, monkeypatch):
+    """A prompt of 3 and 7 more tokens, the original context 6: longrope changes once, at the 7th
+    token; ntk with each of the 4 beyond."""
+    model = model_of(OPTIONS[name])
+    follow, calls = model._follow, []
+    monkeypatch.setattr(model, "_follow", lambda *a: calls.append(a[0].shape) or follow(*a))
+    cache = KVCache(model.config, batch=1, capacity=20)
+    for count in (3, 1, 1, 1, 1, 1, 1, 1):
+        model(ids_of(1, count), cache=cache)
+        cache.advance(count)
+    assert len(calls) == runs
 
 
 def test_cache_in_bf16_is_close():
@@ -204,6 +385,21 @@ def test_tied_head_is_one_tensor():
     assert torch.equal(tied.head_weight[3], tied.tokens.weight[3])
 
 
+def test_the_ends_of_the_model():
+    """Embeddings are multiplied before positions are added and normed after; logits are bent."""
+    model = model_of(
+        {"embedding_scale": 3.0, "embedding_norm": True, "position": "learned"},
+        logit_softcap=2.0,
+        head_bias=True,
+        norm="layernorm",
+    )
+    ids = ids_of(2, 5)
+    x = 3.0 * model.tokens.weight[ids] + model.positions.weight[:5]
+    torch.testing.assert_close(model.embed(ids, torch.arange(5)), model.embedding_norm(x))
+    z = model.hidden(ids) @ model.tokens.weight.T + model.head_bias
+    torch.testing.assert_close(model(ids), 2.0 * torch.tanh(z / 2.0))
+
+
 def test_positions_make_the_order_matter():
     ids = ids_of(1, 6)
     swapped = ids[:, [1, 0, 2, 3, 4, 5]]
@@ -237,8 +433,8 @@ def test_initialisation():
 
 def test_modern_initialisation_starts_as_the_identity():
     model = build_model(model_config({"preset": "langwright-fast-1m", "vocab_size": 100}), seed=1)
-    x, rotary = model.embed(torch.randint(0, 100, (2, 20)), torch.arange(20))
-    assert torch.equal(model.blocks[2](x, rotary), x)
+    x = model.embed(torch.randint(0, 100, (2, 20)), torch.arange(20))
+    assert torch.equal(model.blocks[2](x, model.guides(torch.arange(20))[2]), x)
     for weight in (model.blocks[0].attention.q.weight, model.head.weight):
         assert weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
     assert model.tokens.weight.std().item() == pytest.approx(0.02, rel=0.05)
@@ -251,8 +447,8 @@ def test_shapes_of_the_book():
             vocab_size=50, context_length=4, width=256, layers=1, heads=4, position="learned"
         )
     )
-    x, rotary = model.embed(torch.randint(0, 50, (8, 4)), torch.arange(4))
-    assert x.shape == (8, 4, 256) and rotary is None
+    x = model.embed(torch.randint(0, 50, (8, 4)), torch.arange(4))
+    assert x.shape == (8, 4, 256)
     assert model.blocks[0](x).shape == (8, 4, 256)
 
 
@@ -292,14 +488,20 @@ def test_full_cache_is_told():
 
 def test_blocks_compile_whole():
     """Each block is one graph: no breaks, and the same numbers."""
-    model, ids = model_of({"kv_heads": 2, "qk_norm": True}), ids_of(4, 32)
-    for dtype in (torch.float32, torch.bfloat16):
+    ids = ids_of(4, 32)
+    for name, dtype in (
+        ("plain", torch.float32),
+        ("everything", torch.bfloat16),
+        ("relative", torch.float32),
+        ("latent", torch.bfloat16),
+    ):
+        model = model_of({**OPTIONS[name], "qk_norm": name != "latent"})
         model.compute_dtype = dtype
-        x, rotary = model.embed(ids, torch.arange(32))
-        eager = model.blocks[0](x, rotary)
+        x, guide = model.embed(ids, torch.arange(32)), model.guides(torch.arange(32))[0]
+        eager = model.blocks[0](x, guide)
         compiled = torch.compile(model.blocks[0], fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x, rotary), eager, atol=0.05, rtol=0.05)
-        compiled(x, rotary).float().sum().backward()
+        torch.testing.assert_close(compiled(x, guide), eager, atol=0.05, rtol=0.05)
+        compiled(x, guide).float().sum().backward()
 
 
 def test_large_batches_take_the_sliced_norm():
@@ -319,3 +521,9 @@ def test_large_batches_take_the_sliced_norm():
             strict=True,
         ):
             torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+
+
+def test_a_learned_bias_is_a_table_to_the_optimizer():
+    kinds = parameter_kinds(model_of({"position": "relative", "qkv_bias": True}))
+    assert kinds["blocks.0.attention.bias"] == "embedding"
+    assert kinds["blocks.0.attention.q.bias"] == "scalar"

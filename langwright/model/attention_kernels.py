@@ -1,0 +1,246 @@
+"""Which kernel computes attention, and the kernels of torch fitted to our options.
+
+- ``sdpa``: torch's fused `scaled_dot_product_attention`.
+- ``sliced``: our own form for CPUs, see sliced_attention.py.
+- ``flex``: torch's FlexAttention, compiled for CUDA: soft caps, sinks, and windows of which only
+  the blocks in sight are touched (Dong et al. 2024, arXiv:2412.05496).
+- ``written out``: `attention_reference`, the scores standing whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from langwright.model.config import ModelConfig
+from langwright.model.masks import causal_mask
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+FLEX_QUERIES = 128  # one block of FlexAttention; with fewer queries there is nothing to skip
+FLEX_WIDTH = 16  # the narrowest head that it takes
+FLEX_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SLICED_QUERIES = 16  # with fewer the slices' bookkeeping costs more than it saves
+
+
+def choose_kernel(
+    device: str,
+    dtype: torch.dtype,
+    queries: int,
+    *,
+    window: bool = False,
+    softcap: bool = False,
+    sinks: bool = False,
+    dropout: bool = False,
+    blocks: bool = True,
+) -> tuple[str, str]:
+    """The kernel's name, and why it was chosen.
+
+    Args:
+        device: "cpu", "cuda", ...
+        dtype: of queries, keys and values.
+        queries: T, tokens at a time.
+        window, softcap, sinks, dropout: which options are in use.
+        blocks: FlexAttention's mask can be made: see `kernel_of`.
+    """
+    blocks = blocks and queries >= FLEX_QUERIES and dtype in FLEX_DTYPES and not dropout
+    if device == "cuda" and blocks and (softcap or sinks or window):
+        return "flex", "soft caps, sinks and windows in one fused kernel"
+    if device == "cpu" and queries >= SLICED_QUERIES and not dropout:
+        if softcap:
+            return "sliced", "torch's kernel has no soft cap; this one never holds all scores"
+        if dtype == torch.bfloat16:
+            return "sliced", "bf16 on CPU: uses the processor's bf16 products"
+    if softcap:
+        if dropout:
+            return "written out", "no fused kernel has a soft cap and dropout"
+        return "written out", "torch's kernel has no soft cap"
+    if sinks:
+        return "sdpa", "sinks as one more key, whose value is zero"
+    return "sdpa", "torch's fused kernel"
+
+
+def kernel_of(
+    config: ModelConfig,
+    device: str,
+    dtype: torch.dtype,
+    queries: int,
+    *,
+    local: bool = False,
+    dropout: float = 0.0,
+) -> tuple[str, str]:
+    """`choose_kernel` for whole rows in a local or a global layer of this model (keys in a cache
+    grow in number with every step: FlexAttention would be compiled anew for each)."""
+    window = local and config.window is not None and config.window < queries
+    widths = [config.head_size]
+    if config.latent:
+        widths.append(config.latent.value_width or config.head_size)
+    biased = config.position in ("alibi", "relative")  # stands whole: nothing for flex to save
+    return choose_kernel(
+        device,
+        dtype,
+        queries,
+        window=window,
+        softcap=config.attention_softcap is not None,
+        sinks=config.attention_sinks,
+        dropout=dropout > 0.0,
+        blocks=min(widths) >= FLEX_WIDTH and not biased,
+    )
+
+
+def attention_kernel(
+    config: ModelConfig,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    queries: int | None = None,
+    training: bool = False,
+) -> tuple[str, str]:
+    """What this model's attention runs on, to be told to people: (name, reason).
+
+    Args:
+        queries: tokens at a time; default the context length.
+        training: attention dropout is in use.
+
+    Where local and global layers differ, both are named.
+    """
+    dropout = config.dropout_attention if training else 0.0
+    found = {}
+    for local in sorted({config.is_local(layer) for layer in range(config.layers)}):
+        found[local] = kernel_of(
+            config,
+            torch.device(device).type,
+            dtype,
+            queries or config.context_length,
+            local=local,
+            dropout=dropout,
+        )
+    if len({name for name, _ in found.values()}) == 1:
+        return next(iter(found.values()))
+    words = {True: "local layers", False: "global layers"}
+    return (
+        ", ".join(f"{name} in {words[local]}" for local, (name, _) in found.items()),
+        "; ".join(f"{words[local]}: {reason}" for local, (_, reason) in found.items()),
+    )
+
+
+def sdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    *,
+    bias: Tensor | None,
+    scale: float | None,
+    sinks: Tensor | None,
+    window: int | None,
+) -> Tensor:
+    """Torch's fused kernel; arguments and result as of `attend`.
+
+    A sink is a key of zeros with the sink's logit as bias and zeros as value.
+    """
+    t, s = q.shape[2], k.shape[2]
+    causal = mask is None and (t > 1 or window is not None)
+    if causal and (window is not None or bias is not None or sinks is not None or t != s):
+        mask, causal = causal_mask(t, s, q.device, window), False
+    if bias is not None or sinks is not None:
+        bias = q.new_zeros(1, 1, t, s) if bias is None else bias.to(q.dtype)
+        mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+    if sinks is not None and mask is not None:
+        column = sinks.to(q.dtype)[None, :, None, None]  # (1, H, 1, 1)
+        mask = mask.expand(-1, q.shape[1], -1, -1)
+        mask = torch.cat((mask, column.expand(mask.shape[0], -1, t, 1)), dim=-1)  # (., H, T, S + 1)
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and mask is not None and q.is_cuda:
+        # CUDA's memory-saving kernel takes a mask but no groups; without it the scores stand whole.
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        grouped = False
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, dropout, causal, scale=scale, enable_gqa=grouped
+    )
+
+
+def flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: BlockMask,
+    *,
+    scale: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """FlexAttention; arguments and result as of `attend`.
+
+    A sink z takes its share of the weight afterwards: with l the logsumexp of a query's scores,
+    exp(l) / (exp(l) + exp(z)) = sigmoid(l - z) of the output is left.
+    """
+
+    def cap(score: Tensor, *place: Tensor) -> Tensor:
+        return score if softcap is None else softcap * torch.tanh(score / softcap)
+
+    y = _flex_function(q.device.type)(
+        q,
+        k,
+        v,
+        score_mod=None if softcap is None else cap,
+        block_mask=blocks,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+        return_lse=sinks is not None,
+    )
+    if sinks is None:
+        return y
+    y, sums = y  # (B, H, T, g), (B, H, T)
+    left = torch.sigmoid(sums - sinks.to(sums.dtype)[None, :, None])
+    return y * left[..., None].to(y.dtype)
+
+
+def window_blocks(
+    t: int, window: int | None, segments: Tensor | None, device: torch.device
+) -> BlockMask:
+    """FlexAttention's mask of whole rows of T tokens: causal, within the window, within a document
+    (segments (B, T))."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        allowed = query >= key
+        if window is not None:
+            allowed = allowed & (query - key < window)
+        if segments is not None:
+            allowed = allowed & (segments[row, query] == segments[row, key])
+        return allowed
+
+    rows = None if segments is None else segments.shape[0]
+    return create_block_mask(seen, rows, None, t, t, device=device)
+
+
+def dense_mask(blocks: BlockMask, t: int, s: int, device: torch.device) -> Tensor:
+    """FlexAttention's mask as bool (B or 1, 1, T, S)."""
+    from torch.nn.attention.flex_attention import create_mask
+
+    return create_mask(blocks.mask_mod, blocks.shape[0], None, t, s, device=device)
+
+
+def _flex_function(device: str) -> Callable[..., Any]:
+    """FlexAttention, compiled for CUDA unless a whole block is being compiled anyway."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if device != "cuda" or torch.compiler.is_compiling():
+        return flex_attention
+    return _compiled_flex()
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
