@@ -61,6 +61,12 @@ from langwright.base.progress import (
     say,
 )
 from langwright.base.seeds import seed_for
+from langwright.base.untrusted import (
+    parse_untrusted_json,
+    read_untrusted,
+    read_untrusted_json,
+    regular_file_size,
+)
 
 __all__ = [
     "Bar",
@@ -100,10 +106,14 @@ __all__ = [
     "on_terminal",
     "page",
     "paragraph",
+    "parse_untrusted_json",
     "peak_memory_bytes",
     "preformatted",
     "read_json",
     "read_manifest",
+    "read_untrusted",
+    "read_untrusted_json",
+    "regular_file_size",
     "run_stage",
     "say",
     "seed_for",

@@ -59,7 +59,7 @@ def read_json(path: str | Path) -> Any:
         raise UserError("file not found", where=path) from None
     except json.JSONDecodeError as error:
         raise UserError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of endless digits
         raise UserError(f"not valid JSON: {error}", where=path) from None
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from langwright.cli.parser import build_parser
+from langwright.cli.together import run_together, started_by_torchrun
 
 INTERRUPTED = 130
 USER_MISTAKE = 2
@@ -18,8 +19,9 @@ USER_MISTAKE = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 good, 2 a user's mistake, 130 interrupted)."""
     arguments = build_parser().parse_args(argv)
+    several = started_by_torchrun()
     try:
-        return arguments.handler(arguments) or 0
+        return run_together(arguments) if several else arguments.handler(arguments) or 0
     except KeyboardInterrupt:
         go_on = "the same command goes on from here" if arguments.continues else "stopped"
         print(f"\nstopped; {go_on}" if arguments.continues else "\nstopped", file=sys.stderr)
@@ -32,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if not isinstance(error, UserError):
             raise
-        _print_mistake(error.render())
+        if os.environ.get("RANK", "0") == "0":
+            _print_mistake(error.render())
         return USER_MISTAKE
 
 

@@ -28,6 +28,8 @@ A line that ends with \\ goes on in the next one."""
 def chat(arguments: argparse.Namespace) -> None:
     """Open the model and talk until the person leaves."""
     lm = open_model(arguments)
+    if lm.tokenizer is None:
+        raise UserError("this model has no tokenizer: it only takes ids", where=arguments.folder)
     if lm.tokenizer.chat_template is None:
         raise UserError(
             "this model has no chat template: it has not learnt to talk",
@@ -96,6 +98,7 @@ class Talk:
             sys.stdout.write(" ...")
         text = "".join(parts)
         self.messages.append({"role": "assistant", "content": text})
+        assert self.lm.tokenizer is not None  # `chat` saw to that
         tokens = len(self.lm.tokenizer.encode(text))
         seconds = time.perf_counter() - started
         wait = (first or time.perf_counter()) - started

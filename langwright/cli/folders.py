@@ -8,17 +8,30 @@ from langwright.base import UserError, nearest
 
 
 def model_in(folder: str | Path) -> Path:
-    """The model folder: `folder` itself, or the model inside a run or an artifact."""
+    """The model: `folder` itself (or a .gguf file), or the model inside a run or an artifact."""
     path = Path(folder)
     for place in (path, path / "model", path / "sft" / "model", path / "pretrain" / "model"):
-        if (place / "config.json").exists():
+        if holds_model(place):
             return place
+    if path.is_file() and path.suffix == ".gguf":
+        return path
     if not path.is_dir():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         guess = nearest(path.name, names)
         fix = f"did you mean {str(path.parent / guess)!r}?" if guess else None
         raise UserError("folder not found", where=path, fix=fix)
-    raise UserError("no model in this folder", where=path, expected="a config.json in it")
+    raise UserError(
+        "no model in this folder",
+        where=path,
+        expected="a config.json, OpenAI's hparams.json or a .gguf file in it",
+    )
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder has the files of a model, in any layout that we read."""
+    if (folder / "config.json").exists() or (folder / "hparams.json").exists():
+        return True
+    return folder.is_dir() and any(folder.glob("*.gguf"))
 
 
 def tokenizer_in(folder: str | Path) -> Path:

@@ -35,8 +35,9 @@ def generate(arguments: argparse.Namespace) -> None:
             print("\n" + "-" * 40)
             if "seed" in sampling:
                 sampling = {**sampling, "seed": sampling["seed"] + 1}
+        pieces = lm.stream(prompt, **sampling)
         sys.stdout.write(prompt)
-        for piece in lm.stream(prompt, **sampling):
+        for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
         print()

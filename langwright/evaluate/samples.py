@@ -20,7 +20,11 @@ def draw_samples(
     Each is a table with kind ("unprompted" or "prompted"), prompt, text, tokens, finish_reason.
     """
     prompts = config.prompts or beginnings(held, config.samples)
-    begin = lm.tokenizer.eos_id if lm.tokenizer.eos_id is not None else lm.tokenizer.bos_id
+    begin = (
+        lm.text_tokenizer.eos_id
+        if lm.text_tokenizer.eos_id is not None
+        else lm.text_tokenizer.bos_id
+    )
     lead = [] if begin is None else [begin]
     texts = [""] * (config.samples if lead else 0) + prompts
     if not texts:
@@ -32,12 +36,12 @@ def draw_samples(
         seed=config.seed,
     )
     room = max(1, lm.config.context_length // 2 - 1)  # a prompt takes half the context at most
-    prompt_ids = [lm.tokenizer.encode(text)[:room] for text in texts]
+    prompt_ids = [lm.text_tokenizer.encode(text)[:room] for text in texts]
     ids = [[*lead, *prompt] for prompt in prompt_ids]
     return [
         {
             "kind": "prompted" if prompt else "unprompted",
-            "prompt": lm.tokenizer.decode(prompt),
+            "prompt": lm.text_tokenizer.decode(prompt),
             "text": done.text,
             "tokens": len(done.ids),
             "finish_reason": done.finish_reason,

@@ -1,6 +1,24 @@
-"""Models as folders that other software opens: Hugging Face's layout, in and out."""
+"""Models in the layouts of other software, in and out: Hugging Face's folders, OpenAI's, GGUF."""
 
-from langwright.formats.folder import load_model, save_model
+from langwright.formats.fetch import Fetched, fetch_model
+from langwright.formats.folder import save_model
+from langwright.formats.gguf import save_gguf
 from langwright.formats.hf_config import from_hf_config, to_hf_config
+from langwright.formats.licence import licence_of
+from langwright.formats.opening import load_model, load_parts
+from langwright.formats.peek import Peek, peek_model, peek_tokenizer
 
-__all__ = ["from_hf_config", "load_model", "save_model", "to_hf_config"]
+__all__ = [
+    "Fetched",
+    "Peek",
+    "fetch_model",
+    "from_hf_config",
+    "licence_of",
+    "load_model",
+    "load_parts",
+    "peek_model",
+    "peek_tokenizer",
+    "save_gguf",
+    "save_model",
+    "to_hf_config",
+]

@@ -1,110 +1,37 @@
 """Hugging Face's ``config.json`` <-> `ModelConfig`.
 
-A file may come from anyone. Its fields are typed and bounded here, and a setting that changes the
+A file may come from anyone. Its fields are typed and bounded, and a setting that changes the
 computation in a way that we do not have is refused: loading it anyway would give wrong answers.
-Both ways of writing the rotary base are read and written: `rope_theta` (transformers 4) and
-`rope_parameters` (5).
+What each architecture's fields mean is in `families`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from langwright.base import UserError
+from langwright.formats.families import FAMILIES, REFUSED, Family, unsupported
+from langwright.formats.families.phi3 import PHI3
 from langwright.model import ModelConfig
 
 OWN_ARCHITECTURE, OWN_TYPE = "LangwrightForCausalLM", "langwright"
 
-
-class _Fields(BaseModel):
-    """Typed fields of a foreign config; what transformers' model does not read is ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
-
-
-T = TypeVar("T", bound=_Fields)
-
-
-class _LlamaFields(_Fields):
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    max_position_embeddings: int = 2048
-    hidden_act: str = "silu"
-    rms_norm_eps: float = 1e-6
-    rope_theta: float | None = None
-    rope_parameters: dict[str, Any] | None = None
-    rope_scaling: dict[str, Any] | None = None
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    attention_dropout: float = 0.0
-    tie_word_embeddings: bool = False
-    initializer_range: float = 0.02
-    use_sliding_window: bool = False
-    layer_types: list[str] | None = None
-    partial_rotary_factor: float = 1.0
-
-
-class _Qwen3Fields(_LlamaFields):
-    num_key_value_heads: int | None = 32
-    head_dim: int | None = 128
-    max_position_embeddings: int = 32768
-
-
-class _GPT2Fields(_Fields):
-    vocab_size: int
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
-    activation_function: str = "gelu_new"
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
-    scale_attn_weights: bool = True
-    scale_attn_by_inverse_layer_idx: bool = False
-    add_cross_attention: bool = False
-    tie_word_embeddings: bool = True
-
-
-# transformers' names of activations -> ours, for a plain feed-forward.
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "relu2": "relu2",
-    "silu": "silu",
-    "swish": "silu",
-}
-# Settings that no family of ours can honour: refused unless they have one of these values.
+# Settings that change what a model computes: refused in the families that do not have them.
+CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 INACTIVE: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
-    "attn_logit_softcapping": (None,),
-    "final_logit_softcapping": (None,),
     "is_encoder_decoder": (None, False),
+    **dict.fromkeys(CAPS, (None,)),
 }
-
-
-@dataclass(frozen=True)
-class Family:
-    """One foreign architecture: when a config of ours is one, and the fields both ways."""
-
-    architecture: str
-    model_type: str
-    read: Callable[[dict[str, Any], object], dict[str, Any]]
-    write: Callable[[ModelConfig], dict[str, Any]]
+WITH_CAPS = ("gemma2", "gemma3_text")
+# Fields that matter to training only.
+TRAINING = ("dropout_embedding", "dropout_attention", "dropout_residual", "init", "init_std")
+# Fields that are told layer by layer, or as a width, in `computation`.
+DERIVED = ("window", "reach", "expert_layers", "hidden_width")
+ROTARY = ("rotary_base", "rotary_base_local", "rotary_scaling", "rotary_layers", "rotary_share")
+RELATIVE = ("relative_buckets", "relative_distance")
 
 
 def family_of(config: ModelConfig) -> Family | None:
@@ -112,33 +39,80 @@ def family_of(config: ModelConfig) -> Family | None:
 
     It is the one whose fields, written and read back, describe the same computation.
     """
-    for family in FAMILIES.values():
+    wanted = computation(config)
+    for family in _candidates(config):
         try:
             reread = ModelConfig(**family.read(family.write(config), None))
-        except ValidationError:  # a shape that this family cannot have
+        except (ValidationError, UserError):  # a shape that this family cannot have
             continue
-        if _computation(reread) == _computation(config):
+        if computation(reread) == wanted:
             return family
     return None
 
 
-def _computation(config: ModelConfig) -> dict[str, Any]:
-    """What a model computes, defaults spelled out; dropout and init matter to training only."""
-    training = ("dropout_embedding", "dropout_attention", "dropout_residual", "init", "init_std")
-    fields = {name: value for name, value in config if name not in training}
+def _candidates(config: ModelConfig) -> list[Family]:
+    """The families in the order of preference. LongRoPE is Phi-3's: other programs look for it
+    there, though transformers computes it for any family."""
+    longrope = config.rotary_scaling is not None and config.rotary_scaling.kind == "longrope"
+    return sorted(FAMILIES.values(), key=lambda family: longrope and family is not PHI3)
+
+
+def computation(config: ModelConfig) -> dict[str, Any]:
+    """What a model computes, defaults spelled out, each layer for itself.
+
+    Two configs with equal results give equal models whatever their fields look like.
+    """
+    left_out = {*TRAINING, *DERIVED, *ROTARY, *RELATIVE, "rotary_interleaved", "experts"}
+    fields = {name: value for name, value in config if name not in left_out}
+    layers = range(config.layers)
     fields |= {
         "kv_heads": config.key_heads,
         "head_width": config.head_size,
-        "hidden_width": config.hidden_size,
+        "windows": [config.window if config.is_local(i) else None for i in layers],
+        "rotary": [_rotary(config, i) for i in layers],
+        "feedforwards": [_feedforward(config, i) for i in layers],
     }
-    if config.position != "rotary":
-        del fields["rotary_base"]
+    if config.attention_scale is None and config.latent is None:
+        fields["attention_scale"] = config.head_size**-0.5
+    if config.latent:
+        fields["latent"] = config.latent.model_dump() | {
+            "value_width": config.latent.value_width or config.head_size
+        }
+    if not config.qk_norm:
+        del fields["qk_norm_over"]
+    if config.position == "relative":
+        fields |= {name: getattr(config, name) for name in RELATIVE}
     return fields
 
 
+def _rotary(config: ModelConfig, layer: int) -> dict[str, Any] | None:
+    """How a layer turns queries and keys; None: not at all."""
+    if not config.turns(layer):
+        return None
+    plain = {"width": config.rotary_width, "interleaved": config.rotary_interleaved}
+    if config.rotary_base_local is not None and config.is_local(layer):
+        return {**plain, "base": config.rotary_base_local, "scaling": None}
+    scaling = config.rotary_scaling
+    table = None if scaling is None else scaling.model_dump()
+    if scaling is not None and table is not None:
+        if scaling.kind == "linear":  # its angles do not depend on the length before
+            table["original_context"] = None
+        else:
+            table["original_context"] = scaling.original_context or config.context_length
+    return {**plain, "base": config.rotary_base, "scaling": table}
+
+
+def _feedforward(config: ModelConfig, layer: int) -> dict[str, Any]:
+    """A layer's feed-forward: its width, or its experts."""
+    if not config.has_experts(layer) or config.experts is None:
+        return {"width": config.hidden_size}
+    table = config.experts.model_dump(exclude={"balance_loss", "router_z_loss"})
+    return table | {"hidden_width": config.experts.hidden_width or config.hidden_size}
+
+
 def to_hf_config(config: ModelConfig) -> dict[str, Any]:
-    """``config.json`` for `config`: Qwen3, Llama or GPT-2 where one of them is the same
-    computation, else the own architecture "LangwrightForCausalLM" with the plain fields.
+    """``config.json`` for `config`: that of a family which is the same computation, else the own
+    architecture "LangwrightForCausalLM" with the plain fields.
 
     Dropout and init that the foreign format has no field for are not kept: they change training
     only, not what the model computes.
@@ -164,14 +138,15 @@ def from_hf_config(table: Any, *, where: object = None) -> ModelConfig:
         raise UserError("not a model config", where=where, expected="a JSON object")
     kind = table.get("model_type")
     for name, allowed in INACTIVE.items():
-        if table.get(name) not in allowed:
-            raise _unsupported(name, table[name], where)
+        if table.get(name) not in allowed and not (name in CAPS and kind in WITH_CAPS):
+            raise unsupported(name, table[name], where)
     if kind == OWN_TYPE:
         fields = {name: table[name] for name in ModelConfig.model_fields if name in table}
         return ModelConfig.parse(fields, where=where)
     if not isinstance(kind, str) or kind not in FAMILIES:
+        why = REFUSED.get(kind) if isinstance(kind, str) else None
         raise UserError(
-            "this kind of model is not supported",
+            "this kind of model is not supported" + (f": {why}" if why else ""),
             where=where,
             found=f"model_type {kind!r}",
             expected="one of " + ", ".join([*FAMILIES, OWN_TYPE]),
@@ -186,179 +161,3 @@ def from_hf_config(table: Any, *, where: object = None) -> ModelConfig:
             expected=family.architecture,
         )
     return ModelConfig.parse(family.read(table, where), where=where)
-
-
-def _read_llama(table: dict[str, Any], where: object) -> dict[str, Any]:
-    """Fields of a Llama config -> fields of `ModelConfig`."""
-    return _llama_values(_parse(_LlamaFields, table, where), where)
-
-
-def _read_qwen3(table: dict[str, Any], where: object) -> dict[str, Any]:
-    """Fields of a Qwen3 config: Llama's block with QK norm, and no bias in the feed-forward."""
-    values = _llama_values(_parse(_Qwen3Fields, table, where), where)
-    return {**values, "qk_norm": True, "feedforward_bias": False}
-
-
-def _llama_values(f: _LlamaFields, where: object) -> dict[str, Any]:
-    if f.hidden_act not in ("silu", "swish"):
-        raise _unsupported("hidden_act", f.hidden_act, where)
-    if f.use_sliding_window or any(kind != "full_attention" for kind in f.layer_types or ()):
-        raise _unsupported("use_sliding_window / layer_types", f.layer_types or True, where)
-    if f.partial_rotary_factor != 1.0:
-        raise _unsupported("partial_rotary_factor", f.partial_rotary_factor, where)
-    return {
-        "vocab_size": f.vocab_size,
-        "context_length": f.max_position_embeddings,
-        "width": f.hidden_size,
-        "layers": f.num_hidden_layers,
-        "heads": f.num_attention_heads,
-        "kv_heads": f.num_key_value_heads,
-        "head_width": f.head_dim,
-        "hidden_width": f.intermediate_size,
-        "position": "rotary",
-        "rotary_base": _rotary_base(f, where),
-        "norm": "rmsnorm",
-        "norm_eps": f.rms_norm_eps,
-        "feedforward": "swiglu",
-        "qkv_bias": f.attention_bias,
-        "attention_out_bias": f.attention_bias,
-        "feedforward_bias": f.mlp_bias,
-        "tied": f.tie_word_embeddings,
-        "dropout_attention": f.attention_dropout,
-        "init_std": f.initializer_range,
-    }
-
-
-def _rotary_base(f: _LlamaFields, where: object) -> float:
-    """The rotary base, wherever the file has it; any scaling of the angles is refused."""
-    base = f.rope_theta
-    for name, table in (
-        ("rope_scaling", f.rope_scaling),
-        ("rope_parameters", f.rope_parameters),
-    ):
-        if not table:
-            continue
-        kind = table.get("rope_type", table.get("type", "default"))
-        if kind != "default":
-            raise _unsupported(name, table, where)
-        if table.get("partial_rotary_factor", 1.0) != 1.0:
-            raise _unsupported("partial_rotary_factor", table, where)
-        if (found := table.get("rope_theta")) is not None:
-            if isinstance(found, bool) or not isinstance(found, int | float):
-                raise UserError("not a number", where=f"{where} {name}.rope_theta", found=found)
-            base = float(found)
-    return 10_000.0 if base is None else base
-
-
-def _write_llama(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.hidden_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.key_heads,
-        "head_dim": config.head_size,
-        "max_position_embeddings": config.context_length,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rotary_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
-        "attention_bias": config.qkv_bias,
-        "mlp_bias": config.feedforward_bias,
-        "attention_dropout": config.dropout_attention,
-        "tie_word_embeddings": config.tied,
-        "initializer_range": config.init_std or 0.02,
-        "use_cache": True,
-    }
-
-
-def _write_qwen3(config: ModelConfig) -> dict[str, Any]:
-    fields = _write_llama(config)
-    del fields["mlp_bias"]  # Qwen3 has no such setting, and no such bias
-    return {**fields, "use_sliding_window": False}
-
-
-def _read_gpt2(table: dict[str, Any], where: object) -> dict[str, Any]:
-    """Fields of a GPT-2 config -> fields of `ModelConfig`."""
-    f = _parse(_GPT2Fields, table, where)
-    for name, wanted in (
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    ):
-        if getattr(f, name) != wanted:
-            raise _unsupported(name, getattr(f, name), where)
-    if f.activation_function not in ACTIVATIONS:
-        raise _unsupported("activation_function", f.activation_function, where)
-    return {
-        "vocab_size": f.vocab_size,
-        "context_length": f.n_positions,
-        "width": f.n_embd,
-        "layers": f.n_layer,
-        "heads": f.n_head,
-        "hidden_width": f.n_inner,
-        "position": "learned",
-        "norm": "layernorm",
-        "norm_bias": True,
-        "norm_eps": f.layer_norm_epsilon,
-        "feedforward": ACTIVATIONS[f.activation_function],
-        "qkv_bias": True,
-        "attention_out_bias": True,
-        "feedforward_bias": True,
-        "tied": f.tie_word_embeddings,
-        "dropout_embedding": f.embd_pdrop,
-        "dropout_attention": f.attn_pdrop,
-        "dropout_residual": f.resid_pdrop,
-        "init_std": f.initializer_range,
-    }
-
-
-def _write_gpt2(config: ModelConfig) -> dict[str, Any]:
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    return {
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "n_embd": config.width,
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_inner": config.hidden_size,
-        "activation_function": names.get(config.feedforward, "gelu_new"),
-        "resid_pdrop": config.dropout_residual,
-        "embd_pdrop": config.dropout_embedding,
-        "attn_pdrop": config.dropout_attention,
-        "layer_norm_epsilon": config.norm_eps,
-        "initializer_range": config.init_std or 0.02,
-        "scale_attn_weights": True,
-        "tie_word_embeddings": config.tied,
-        "use_cache": True,
-    }
-
-
-FAMILIES: dict[str, Family] = {
-    "qwen3": Family("Qwen3ForCausalLM", "qwen3", _read_qwen3, _write_qwen3),
-    "llama": Family("LlamaForCausalLM", "llama", _read_llama, _write_llama),
-    "gpt2": Family("GPT2LMHeadModel", "gpt2", _read_gpt2, _write_gpt2),
-}
-
-
-def _parse(cls: type[T], table: dict[str, Any], where: object) -> T:
-    try:
-        return cls.model_validate(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"bad model config: {first['msg']}",
-            where=" ".join(str(part) for part in (where, name) if part),
-            found=None if first["type"] == "missing" else repr(first.get("input"))[:200],
-        ) from None
-
-
-def _unsupported(name: str, value: Any, where: object) -> UserError:
-    return UserError(
-        f"the model uses {name}, which Langwright does not compute",
-        where=where,
-        found=repr(value)[:200],
-        fix="nothing was loaded: without it the model's answers would be wrong",
-    )

@@ -90,9 +90,16 @@ class Tokenizer(ABC):
         for part in split_special(repair(text), names, self.special_tokens):
             if isinstance(part, int):
                 ids.append(part)
+            elif ids:
+                ids.extend(self.encode_inside(part, after_special=True))
             else:
                 ids.extend(self.encode_ordinary(part))
         return ids
+
+    def encode_inside(self, text: str, *, after_special: bool) -> list[int]:
+        """Ids of ordinary text that does not begin the whole, but follows a special token or
+        other text. Only vocabularies that mark a beginning (SentencePiece) tell the difference."""
+        return self.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of many texts, as uint32 arrays; special tokens are ordinary text."""
@@ -132,7 +139,11 @@ class Tokenizer(ABC):
         """
         pieces = self._chat.pieces(messages, add_generation_prompt=add_generation_prompt)
         return encode_pieces(
-            pieces, self.encode_ordinary, self.special_tokens, frozenset(self.stop_ids)
+            pieces,
+            self.encode_ordinary,
+            self.encode_inside,
+            self.special_tokens,
+            frozenset(self.stop_ids),
         )
 
     @cached_property

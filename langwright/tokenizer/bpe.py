@@ -17,6 +17,8 @@ from langwright.tokenizer.merging import merges_of
 from langwright.tokenizer.patterns import named_pattern
 from langwright.tokenizer.special import CHAT_SPECIALS, Specials, repair
 
+LARGEST_ID = 2**22  # of a file from a stranger: tables of tokens are as long as the largest id
+
 
 class BytePairTokenizer(Tokenizer):
     """Byte-level BPE as in GPT-2 (Radford et al. 2019) and all that came after it.
@@ -53,6 +55,8 @@ class BytePairTokenizer(Tokenizer):
         size = max(by_id) + 1
         if len(by_id) != len(self.ranks) + len(specials.ids) or min(by_id) < 0:
             raise UserError("two tokens share one id, or an id is negative")
+        if size > LARGEST_ID + 1:
+            raise UserError("a token's id is far too large", found=size - 1, expected=LARGEST_ID)
         super().__init__(size, specials, chat_template)
         # An id that no token has (some vocabularies leave gaps) stands for nothing.
         self._bytes = [by_id.get(number, b"") for number in range(size)]
@@ -121,6 +125,9 @@ class BytePairTokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         vocabulary = {to_characters(token): number for token, number in self.ranks.items()}
+        if any(number < len(vocabulary) for number in self.special_tokens.values()):
+            # The library numbers a special token after all others unless it stands here too.
+            vocabulary |= self.special_tokens
         merges = [[to_characters(left), to_characters(right)] for left, right in self.merges]
         return {
             "version": "1.0",

@@ -95,18 +95,13 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, variables: Mapping[str, str] | None = None) -> None:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from langwright.tokenizer.template_sandbox import compile_template
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
         try:
-            self._template = environment.from_string(source)
-        except (TemplateError, RecursionError) as error:
-            raise UserError(f"the chat template cannot be read: {error}") from None
-        self._variables = dict(variables or {})
+            self._template = compile_template(source, {"raise_exception": _refuse})
+        except Exception as error:  # Jinja's own, or Python's about code that is nested too deep
+            raise UserError(f"the chat template cannot be read: {str(error)[:500]}") from None
+        self._variables = {"tools": None, "documents": None, **(variables or {})}
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
@@ -151,23 +146,26 @@ class ChatTemplate:
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         try:
             return self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                **self._variables,
+                messages, {**self._variables, "add_generation_prompt": add_generation_prompt}
             )
         except UserError:
             raise
         except Exception as error:  # whatever a stranger's template runs into
-            raise UserError(f"the chat template failed: {error}") from None
+            raise UserError(f"the chat template failed: {str(error)[:500]}") from None
 
 
 def encode_pieces(
     pieces: Sequence[ChatPiece],
     encode: Callable[[str], list[int]],
+    encode_inside: Callable[..., list[int]],
     special_tokens: Mapping[str, int],
     stop_ids: frozenset[int],
 ) -> ChatTokens:
     """Encode pieces: special tokens only from the template's text, mask on the assistant's.
+
+    Args:
+        encode: ordinary text at the beginning.
+        encode_inside: ordinary text behind other tokens; told whether the last one is special.
 
     Neighbouring ordinary text is encoded together (as other programs do with the whole
     rendered text); an assistant's content begins and ends a token of its own.
@@ -175,15 +173,21 @@ def encode_pieces(
     ids: list[int] = []
     mask: list[bool] = []
     waiting = ""  # ordinary text not encoded yet
+    after_special = False  # what was put last is a special token
 
     def put(new: list[int], counted: bool) -> None:
         ids.extend(new)
         mask.extend([counted] * len(new))
 
+    def put_text(text: str, counted: bool) -> None:
+        nonlocal after_special
+        put(encode_inside(text, after_special=after_special) if ids else encode(text), counted)
+        after_special = False
+
     def flush() -> None:
         nonlocal waiting
         if waiting:
-            put(encode(waiting), False)
+            put_text(waiting, False)
             waiting = ""
 
     ended_by_template = False  # the next special token may end the assistant's turn
@@ -191,7 +195,7 @@ def encode_pieces(
         if piece.role == "assistant":
             flush()
             if piece.text:
-                put(encode(piece.text), True)
+                put_text(piece.text, True)
             ended_by_template = True
         elif piece.role is not None:
             waiting += piece.text
@@ -203,6 +207,7 @@ def encode_pieces(
                 else:
                     flush()
                     put([part], ended_by_template and part in stop_ids)
+                    after_special = True
                 ended_by_template = False
     flush()
     return ChatTokens(ids, mask)

@@ -81,6 +81,21 @@ def stretches(text: str) -> Iterator[str]:
         yield text[start:]
 
 
+def as_told(error: BaseException, where: object = None) -> BaseException:
+    """A library's panic as a `UserError`; any other error as it is.
+
+    Panics (which are no `Exception`) come from a vocabulary or pattern of a stranger: a regular
+    expression that goes back and forth over a text is given up after some million steps.
+    """
+    if type(error).__name__ != "PanicException":
+        return error
+    return UserError(
+        f"the tokenizer gives up on this text: {str(error)[:200]}",
+        where=where,
+        fix="its split pattern is no good for it: use another tokenizer, or another text",
+    )
+
+
 class TiktokenEncoder:
     """OpenAI's tiktoken, over our own ranks."""
 
@@ -97,9 +112,12 @@ class TiktokenEncoder:
             raise UserError(f"the split pattern cannot be used: {error}") from None
 
     def encode(self, text: str) -> list[int]:
-        if len(text) <= LONGEST_BLANK:
-            return self._encoding.encode_ordinary(text)
-        return [one for part in stretches(text) for one in self._encoding.encode_ordinary(part)]
+        try:
+            if len(text) <= LONGEST_BLANK:
+                return self._encoding.encode_ordinary(text)
+            return [one for part in stretches(text) for one in self._encoding.encode_ordinary(part)]
+        except BaseException as error:
+            raise as_told(error) from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         workers = min(os.cpu_count() or 1, 16, len(texts))
@@ -129,17 +147,22 @@ class LibraryEncoder:
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
 
     def encode(self, text: str) -> list[int]:
-        return [
-            one
-            for part in stretches(text)
-            for one in self._tokenizer.encode(part, add_special_tokens=False).ids
-        ]
+        try:
+            return [
+                one
+                for part in stretches(text)
+                for one in self._tokenizer.encode(part, add_special_tokens=False).ids
+            ]
+        except BaseException as error:
+            raise as_told(error) from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         parts = [list(stretches(text)) for text in texts]
-        flat = self._tokenizer.encode_batch_fast(
-            [part for group in parts for part in group], add_special_tokens=False
-        )
+        whole = [part for group in parts for part in group]
+        try:
+            flat = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
+        except BaseException as error:
+            raise as_told(error) from None
         ids = iter(flat)
         return [
             np.asarray([one for _ in group for one in next(ids).ids], dtype=np.uint32)

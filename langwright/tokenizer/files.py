@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from langwright.base import UserError, read_json, write_json
+from langwright.base import UserError, read_untrusted, read_untrusted_json, write_json
 from langwright.tokenizer.base import Tokenizer
-from langwright.tokenizer.bpe import BytePairTokenizer
+from langwright.tokenizer.bpe import LARGEST_ID, BytePairTokenizer
 from langwright.tokenizer.byte_alphabet import to_bytes
 from langwright.tokenizer.hf_json import split
 from langwright.tokenizer.library import LibraryTokenizer
@@ -31,7 +31,7 @@ SETTINGS = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 
 LARGEST_FILE = 64 * 2**20  # bytes; the largest published vocabularies take about 35 MB
-LARGEST_ID = 2**22
+LARGEST_TEMPLATE = 2**20  # bytes
 _PARTS = ("bos", "eos", "pad")
 _USUAL_EOS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 
@@ -92,23 +92,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _read_bounded(file: Path) -> dict[str, Any]:
-    try:
-        size = file.stat().st_size
-    except OSError:
+    if not file.exists():
         raise UserError(
             "file not found", where=file, expected=f"a tokenizer: a folder with {TOKENIZER}"
-        ) from None
-    if size > LARGEST_FILE:
-        raise UserError(
-            "the file is too large for a tokenizer",
-            where=file,
-            found=f"{size:,} bytes",
-            expected=f"at most {LARGEST_FILE:,} bytes",
         )
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise UserError("not a tokenizer file: it holds no table", where=file)
-    return content
+    return read_untrusted_json(file, LARGEST_FILE)
 
 
 def _chat_template(settings: dict[str, Any], file: Path) -> str | None:
@@ -116,10 +104,8 @@ def _chat_template(settings: dict[str, Any], file: Path) -> str | None:
     alone = file.with_name(TEMPLATE)
     template = settings.get("chat_template")
     if alone.exists():
-        if alone.stat().st_size > 2**20:
-            raise UserError("the chat template is too large", where=alone)
         try:
-            return alone.read_text(encoding="utf-8")
+            return read_untrusted(alone, LARGEST_TEMPLATE).decode("utf-8")
         except UnicodeDecodeError:
             raise UserError("the chat template is not UTF-8", where=alone) from None
     if isinstance(template, list):  # several, by name
@@ -193,7 +179,9 @@ def _byte_level_pattern(content: dict[str, Any]) -> str | None:
         return None
     if any(not entry.get("special") for entry in content.get("added_tokens") or []):
         return None  # ordinary words added by hand are found before the merges
-    if any(entry.get("lstrip") or entry.get("rstrip") for entry in content["added_tokens"] or []):
+    if any(
+        entry.get("lstrip") or entry.get("rstrip") for entry in content.get("added_tokens") or []
+    ):
         return None
     splitter = content.get("pre_tokenizer")
     if not isinstance(splitter, dict):

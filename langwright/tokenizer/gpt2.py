@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from langwright.base import UserError, read_json
+from langwright.base import UserError, read_untrusted, read_untrusted_json
 from langwright.tokenizer.bpe import BytePairTokenizer
 from langwright.tokenizer.byte_alphabet import to_bytes
 from langwright.tokenizer.patterns import GPT2
 from langwright.tokenizer.special import END_OF_TEXT, Specials
+
+LARGEST_FILE = 16 * 2**20  # bytes; OpenAI's have one
 
 
 def gpt2_tokenizer(encoder_json: str | Path, vocab_bpe: str | Path) -> BytePairTokenizer:
@@ -18,8 +20,8 @@ def gpt2_tokenizer(encoder_json: str | Path, vocab_bpe: str | Path) -> BytePairT
         encoder_json: ``encoder.json`` (also called ``vocab.json``): token to id.
         vocab_bpe: ``vocab.bpe`` (also called ``merges.txt``): the merges, one a line, in order.
     """
-    table = read_json(encoder_json)
-    if not isinstance(table, dict) or not all(type(number) is int for number in table.values()):
+    table = read_untrusted_json(encoder_json, LARGEST_FILE)
+    if not all(type(number) is int for number in table.values()):
         raise UserError("not a table from token to id", where=encoder_json)
     special = {END_OF_TEXT: table.pop(END_OF_TEXT)} if END_OF_TEXT in table else {}
     ranks = {to_bytes(token, where=encoder_json): number for token, number in table.items()}
@@ -46,9 +48,7 @@ def gpt2_tokenizer(encoder_json: str | Path, vocab_bpe: str | Path) -> BytePairT
 
 def _read_merges(path: str | Path) -> list[tuple[bytes, bytes]]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError("file not found", where=path) from None
+        lines = read_untrusted(path, LARGEST_FILE).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8: {error}", where=path) from None
     merges = []

@@ -12,7 +12,10 @@ import numpy as np
 
 from langwright.base import UserError
 from langwright.tokenizer.base import Tokenizer
+from langwright.tokenizer.beginnings import behind_special, behind_text
 from langwright.tokenizer.byte_alphabet import byte_characters, to_bytes
+from langwright.tokenizer.encoders import as_told
+from langwright.tokenizer.growth import check_growth
 from langwright.tokenizer.special import Specials, repair
 
 
@@ -60,6 +63,7 @@ class LibraryTokenizer(Tokenizer):
         import_tokenizers(self._where)
         import tokenizers
 
+        check_growth(self._content, self._where)
         content = {**self._content, "truncation": None, "padding": None}
         try:
             library = tokenizers.Tokenizer.from_str(json.dumps(content))
@@ -71,12 +75,33 @@ class LibraryTokenizer(Tokenizer):
         return library
 
     def encode_ordinary(self, text: str) -> list[int]:
-        ids = self._library.encode(text, add_special_tokens=False).ids
+        ids = self._ids(text)
         return ids if self._control.isdisjoint(ids) else self._encode_cut(text)
+
+    def encode_inside(self, text: str, *, after_special: bool) -> list[int]:
+        inside = self._behind_special if after_special else self._behind_text
+        return inside.encode_ordinary(text)
+
+    @cached_property
+    def _behind_special(self) -> LibraryTokenizer:
+        return self._changed(behind_special(self._content))
+
+    @cached_property
+    def _behind_text(self) -> LibraryTokenizer:
+        return self._changed(behind_text(self._content))
+
+    def _changed(self, content: Mapping[str, Any]) -> LibraryTokenizer:
+        """The same vocabulary with other rules; itself where they are the same."""
+        if content == self._content:
+            return self
+        return LibraryTokenizer(content, self.specials, where=self._where)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         repaired = [repair(text) for text in texts]
-        done = self._library.encode_batch_fast(repaired, add_special_tokens=False)
+        try:
+            done = self._library.encode_batch_fast(repaired, add_special_tokens=False)
+        except BaseException as error:
+            raise as_told(error, self._where) from None
         out = []
         for text, encoding in zip(repaired, done):
             ids = encoding.ids
@@ -85,17 +110,21 @@ class LibraryTokenizer(Tokenizer):
             out.append(np.asarray(ids, dtype=np.uint32))
         return out
 
+    def _ids(self, text: str) -> list[int]:
+        try:
+            return self._library.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            raise as_told(error, self._where) from None
+
     def _encode_cut(self, text: str) -> list[int]:
         """Encode with a cut inside each string that looks like a special token."""
         ids: list[int] = []
         start = 0
         assert self._marks is not None
         for match in self._marks.finditer(text):
-            ids += self._library.encode(
-                text[start : match.start() + 1], add_special_tokens=False
-            ).ids
+            ids += (self._behind_text if start else self)._ids(text[start : match.start() + 1])
             start = match.start() + 1
-        ids += self._library.encode(text[start:], add_special_tokens=False).ids
+        ids += (self._behind_text if start else self)._ids(text[start:])
         if not self._control.isdisjoint(ids):
             raise UserError(
                 "this vocabulary turns ordinary text into a control token",
@@ -130,7 +159,10 @@ class LibraryTokenizer(Tokenizer):
             self.check_id(one)
         if skip_special:
             numbers = [one for one in numbers if one not in self._special_ids]
-        return self._library.decode(numbers, skip_special_tokens=False)
+        try:
+            return self._library.decode(numbers, skip_special_tokens=False)
+        except BaseException as error:
+            raise as_told(error, self._where) from None
 
     def to_json(self) -> dict[str, Any]:
         return self._content

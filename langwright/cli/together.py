@@ -1,0 +1,27 @@
+"""The command line under torchrun: the first process runs the command, the others join in where it
+trains."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes."""
+    return int(os.environ.get("WORLD_SIZE") or "1") > 1
+
+
+def run_together(arguments: argparse.Namespace) -> int:
+    """Run the command's handler on the first process; returns the exit code."""
+    from langwright.parallel import follow, leading, process_group, world
+    from langwright.posttrain import sft
+    from langwright.train import pretrain
+
+    place = world()
+    with process_group(place):
+        if place.first:
+            with leading(place):
+                return arguments.handler(arguments) or 0
+        follow({"pretrain": pretrain, "sft": sft})
+    return 0

@@ -1,0 +1,20 @@
+"""GGUF, the one-file format of llama.cpp: models and tokenizers, in and out."""
+
+from langwright.formats.gguf.load import (
+    load_gguf,
+    load_gguf_model,
+    load_gguf_tokenizer,
+    read_gguf_config,
+)
+from langwright.formats.gguf.reader import GgufFile
+from langwright.formats.gguf.save import gguf_architecture, save_gguf
+
+__all__ = [
+    "GgufFile",
+    "gguf_architecture",
+    "load_gguf",
+    "load_gguf_model",
+    "load_gguf_tokenizer",
+    "read_gguf_config",
+    "save_gguf",
+]
