@@ -240,7 +240,7 @@ def damaged_shard(folder):
 INDEXES = {
     "parent": (points_to("../secret.safetensors"), [INDEX, UP, "../secret"]),
     "absolute": (points_to("/etc/passwd"), [INDEX, UP]),
-    "absolute-safetensors": (points_to("/tmp/x.safetensors"), [INDEX, UP]),
+    "absolute-safetensors": (points_to("/etc/x.safetensors"), [INDEX, UP]),
     "below": (points_to("a/x.safetensors"), [INDEX]),
     "drive": (points_to("C:x.safetensors"), [INDEX]),
     "backslash": (points_to("..\\x.safetensors"), [INDEX]),
