@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if not isinstance(error, UserError):
             raise
-        if os.environ.get("RANK", "0") == "0":
+        # Of several processes the first one tells what all of them found; a process that fails by
+        # itself (out of memory) says so in `where`.
+        own = (error.where or "").startswith("process ")
+        if own or os.environ.get("RANK", "0") == "0":
             _print_mistake(error.render())
         return USER_MISTAKE
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 
 from langwright.base import UserError, machine
-from langwright.plan import Device, Plan, device_named, make_plan, plan_text
+from langwright.plan import (
+    Device,
+    Plan,
+    device_named,
+    dry_run,
+    dry_run_text,
+    make_plan,
+    plan_text,
+)
 from langwright.recipe import Recipe, load_recipe, recipe_job
 from langwright.train import PretrainConfig
 
@@ -27,12 +36,16 @@ def plan(arguments: argparse.Namespace) -> None:
     elif chosen:
         overrides += [f"dial.{name}={value}" for name, value in chosen.items()]
     made = _plan(arguments, overrides, device)
+    counted = dry_run(made) if arguments.dry_run else None
     if arguments.json:
-        print(json.dumps(made.to_json(), indent=2))
+        more = {} if counted is None else {"dry_run": asdict(counted)}
+        print(json.dumps(made.to_json() | more, indent=2))
         return
     if chosen:
         print(_dial_text(load_recipe(arguments.recipe, overrides), overrides[-1]) + "\n")
     print(plan_text(made))
+    if counted is not None:
+        print("\n" + dry_run_text(counted))
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str], device: Device) -> Plan:

@@ -11,6 +11,7 @@ from langwright.dataset.opening import open_rows, open_training_rows
 from langwright.dataset.packed import PackedRows
 from langwright.dataset.packing import best_fit
 from langwright.dataset.prefetch import Prefetcher
+from langwright.dataset.remixing import RemixedRows, remix
 from langwright.dataset.rows import Rows
 from langwright.dataset.shards import DatasetManifest, TokenShards, TokenStream
 from langwright.dataset.show import Prediction, growing_context, show_row
@@ -31,6 +32,7 @@ __all__ = [
     "Prediction",
     "Prefetcher",
     "RandomChunkRows",
+    "RemixedRows",
     "RowArrays",
     "Rows",
     "RowsDataset",
@@ -47,6 +49,7 @@ __all__ = [
     "id_dtype",
     "open_rows",
     "open_training_rows",
+    "remix",
     "row_loader",
     "show_row",
     "source_passes",

@@ -48,6 +48,7 @@ class MixedRows(Rows):
         if any(not weight >= 0 for weight in weights) or not any(weights):
             raise UserError("weights must be 0 or more, one of them positive", found=list(weights))
         used = [i for i, weight in enumerate(weights) if weight > 0]
+        self.known = dict(zip(names, rows))  # with those left out: a later mix may name them
         self.rows = [rows[i] for i in used]
         self.names = [names[i] for i in used]
         lengths = {source.sequence_length for source in self.rows}
@@ -92,16 +93,19 @@ class MixedRows(Rows):
 
     def passes(self, rows: int) -> dict[str, float]:
         """How often each source has been gone through after the first `rows` rows."""
+        sizes = {name: source.epoch_rows for name, source in self.known.items()}
+        return {
+            name: count / size for name, count in self.drawn(rows).items() if (size := sizes[name])
+        }
+
+    def drawn(self, rows: int) -> dict[str, int]:
+        """How many rows of each source are among the first `rows`."""
         blocks, rest = divmod(rows, self.block_rows)
-        drawn = blocks * self.quotas
+        counts = blocks * self.quotas
         if rest:
             last = self._source[self._order(blocks)[:rest]]
-            drawn = drawn + np.bincount(last, minlength=len(self.rows))
-        return {
-            name: float(count) / source.epoch_rows
-            for name, source, count in zip(self.names, self.rows, drawn)
-            if source.epoch_rows
-        }
+            counts = counts + np.bincount(last, minlength=len(self.rows))
+        return dict(zip(self.names, counts.tolist()))
 
     def _order(self, block: int) -> np.ndarray:
         """The order of one block: a permutation of 0..block_rows-1."""

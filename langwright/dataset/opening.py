@@ -57,15 +57,22 @@ def open_rows(
     config = shards.meta.config.replace(**changes)
     names = shards.sources(split)
     shares = source_weights(config.weights, names, where=f"{shards.folder} split {split!r}")
-    used = [name for name in names if shares is None or shares[name] > 0]
-    rows = [rows_of(shards.stream(split, name), config) for name in used]
+    rows: dict[str, Rows] = {}
+    for name in names:
+        try:
+            rows[name] = rows_of(shards.stream(split, name), config)
+        except UserError:
+            if shares is None or shares[name] > 0:
+                raise  # else it is left out, and too short to be mixed in later
     if len(rows) == 1:
-        return rows[0]
-    sizes = [float(part.epoch_rows or 0) for part in rows] if shares is None else None
+        return next(iter(rows.values()))
     return MixedRows(
-        rows,
-        sizes or [shares[name] for name in used],  # type: ignore[index]
-        names=used,
+        list(rows.values()),
+        [
+            float(part.epoch_rows or 0) if shares is None else shares[name]
+            for name, part in rows.items()
+        ],
+        names=list(rows),
         seed=seed_for(config.seed, "mix"),
     )
 

@@ -25,6 +25,7 @@ class Prefetcher:
         steps: batches to give; None: no end.
         skip: rows left out between one batch and the next (those of other readers).
         device: where batches go. For CUDA they are pinned, and the copy overlaps with work.
+        pin: give them in page-locked memory, also where they stay on the host.
         depth: batches held ready.
     """
 
@@ -37,11 +38,13 @@ class Prefetcher:
         steps: int | None = None,
         skip: int = 0,
         device: str | torch.device = "cpu",
+        pin: bool = False,
         depth: int = 2,
     ) -> None:
         self.rows, self.start, self.count = rows, start, count_per_batch
         self.steps, self.skip = steps, skip
         self.device = torch.device(device)
+        self.pin = pin or self.device.type == "cuda"
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(max(1, depth))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
@@ -88,7 +91,7 @@ class Prefetcher:
             while not self._stop.is_set() and (self.steps is None or step < self.steps):
                 first = self.start + step * (self.count + self.skip)
                 batch = self.rows.batch(first, self.count)
-                self._put(batch.pin_memory() if self.device.type == "cuda" else batch)
+                self._put(batch.pin_memory() if self.pin else batch)
                 step += 1
             self._put(None)
         except BaseException as error:

@@ -11,13 +11,13 @@ from typing import Any, overload
 import torch
 
 from langwright.base import UserError, machine
-from langwright.formats import load_model
+from langwright.formats import load_parts
 from langwright.generate.chat import Message, conversation_prompt
 from langwright.generate.loop import generate_tokens, stream_tokens
 from langwright.generate.output import Completion
 from langwright.generate.sampling import Sampling
 from langwright.model import ModelConfig, Transformer
-from langwright.tokenizer import Tokenizer, load_tokenizer
+from langwright.tokenizer import Tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,16 +32,29 @@ class LanguageModel:
 
     All methods that draw text take the fields of `Sampling` as keywords and return the new text
     only, without the prompt. `notice` is told when a text had to be cut to fit the context.
+
+    `tokenizer` is None if the model's files have none: then only ids go in and out.
     """
 
     model: Transformer
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     notice: Callable[[str], None] = _warn
 
     @property
     def config(self) -> ModelConfig:
         """The model's architecture."""
         return self.model.config
+
+    @property
+    def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer, for whoever cannot do without; a `UserError` if there is none."""
+        if self.tokenizer is None:
+            raise UserError(
+                "this model has no tokenizer, so it cannot read or write text",
+                expected="a tokenizer.json among its files",
+                fix="put one there, or give token ids to `complete_ids`",
+            )
+        return self.tokenizer
 
     @overload
     def generate(self, prompt: str, **sampling: Any) -> str: ...
@@ -65,7 +78,8 @@ class LanguageModel:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, logprobs: bool = False
     ) -> list[Completion]:
         """Continue prompts that are already token ids."""
-        stop_ids, tokenizer = self.tokenizer.stop_ids, self.tokenizer
+        tokenizer = self.tokenizer
+        stop_ids = tokenizer.stop_ids if tokenizer else []
         completions = generate_tokens(
             self.model, prompts, sampling, stop_ids, tokenizer=tokenizer, logprobs=logprobs
         )
@@ -90,8 +104,8 @@ class LanguageModel:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt: ordinary text, after the beginning token where the tokenizer has one."""
-        ids = self.tokenizer.encode(text)
-        bos = self.tokenizer.bos_id
+        ids = self.text_tokenizer.encode(text)
+        bos = self.text_tokenizer.bos_id
         return ids if bos is None else [bos, *ids]
 
     def encode_conversation(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
@@ -101,7 +115,7 @@ class LanguageModel:
         """
         context = self.config.context_length
         room = min(sampling.max_tokens, context // 2)
-        ids, dropped = conversation_prompt(self.tokenizer, messages, context - room)
+        ids, dropped = conversation_prompt(self.text_tokenizer, messages, context - room)
         if dropped:
             self.notice(
                 f"the {dropped} oldest messages were left out: the conversation is longer than the "
@@ -113,7 +127,8 @@ class LanguageModel:
         cropped = len(ids) - (self.config.context_length - 1)
         if cropped > 0:
             self._tell_cropped("the prompt", cropped)
-        stop_ids, tokenizer = self.tokenizer.stop_ids, self.tokenizer
+        tokenizer = self.text_tokenizer
+        stop_ids = tokenizer.stop_ids
         for piece in stream_tokens(self.model, ids, sampling, stop_ids, tokenizer=tokenizer):
             if piece.text:
                 yield piece.text
@@ -128,10 +143,11 @@ class LanguageModel:
 def load(
     folder: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None
 ) -> LanguageModel:
-    """Open a model folder.
+    """Open a model with its tokenizer.
 
     Args:
-        folder: a Hugging Face model folder with its tokenizer.
+        folder: a Hugging Face model folder, OpenAI's files of a GPT-2, or a .gguf file. Without a
+            tokenizer among its files, `LanguageModel.tokenizer` is None.
         device: "cpu", "cuda", "mps"; None or "auto" takes the fastest there is.
         dtype: "fp32", "bf16", "fp16" or a torch dtype; None takes bf16 on CUDA, else fp32 (on a
             CPU one token at a time is bound by memory and small models lose nothing).
@@ -143,9 +159,7 @@ def load(
         dtype = DTYPES[dtype]
     if dtype is None:
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model = load_model(folder, device=device, dtype=dtype)
-    model.eval()
-    return LanguageModel(model, load_tokenizer(folder))
+    return LanguageModel(*load_parts(folder, device=device, dtype=dtype))
 
 
 def resolve_device(device: str | None) -> str:

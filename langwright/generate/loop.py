@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from langwright.base import UserError
+from langwright.generate.decoding.decoder import Decoder, RowError
+from langwright.generate.decoding.draw import row_seeds, uniform_for
+from langwright.generate.decoding.logprobs import TokenLogprobs
+from langwright.generate.decoding.proposals import Proposer
+from langwright.generate.decoding.row import DecodingRow
+from langwright.generate.decoding.settings import SamplingRows, process_logits
+from langwright.generate.decoding.speculative import SpeculationCounts, speculative_step
 from langwright.generate.modes import evaluating
 from langwright.generate.output import Completion, Output, Piece
-from langwright.generate.sampling import (
-    Sampling,
-    SamplingRows,
-    process_logits,
-    row_seeds,
-    sample,
-    uniform_for,
-)
+from langwright.generate.sampling import Sampling, sample
 from langwright.model import KVCache, Transformer
 from langwright.tokenizer import Tokenizer
 
@@ -42,6 +42,8 @@ def generate_tokens(
     logprobs: bool = False,
     batch_rows: int = 64,
     on_token: Callable[[Piece], None] | None = None,
+    proposer: Proposer | None = None,
+    counts: SpeculationCounts | None = None,
 ) -> list[Completion]:
     """Continue each prompt; the result does not depend on which others are in the batch.
 
@@ -57,13 +59,16 @@ def generate_tokens(
         logprobs: also give the log-probability (nats) of each token.
         batch_rows: most rows at a time.
         on_token: called with every `Piece` as it comes.
+        proposer: guesses tokens ahead, which the model checks several at a time (`speculative`).
+        counts: told how well the guesses did.
 
     Returns:
         One `Completion` per prompt. Reason "length" means max_tokens or the end of the context.
     """
     rows = _outputs(model, prompts, sampling, stop_ids, tokenizer, start_id, seeds, logprobs)
     for first in range(0, len(rows), batch_rows):
-        for pieces in run_rows(model, rows[first : first + batch_rows], tokenizer):
+        batch = rows[first : first + batch_rows]
+        for pieces in run_rows(model, batch, tokenizer, proposer=proposer, counts=counts):
             if on_token is not None:
                 for piece in pieces:
                     on_token(piece)
@@ -102,39 +107,50 @@ def stream(
 
 
 def run_rows(
-    model: Transformer, outputs: Sequence[Output], tokenizer: Tokenizer | None = None
+    model: Transformer,
+    outputs: Sequence[Output],
+    tokenizer: Tokenizer | None = None,
+    *,
+    proposer: Proposer | None = None,
+    counts: SpeculationCounts | None = None,
 ) -> Iterator[list[Piece]]:
     """Run the rows of one batch to their ends, giving the pieces of each step."""
     rows = list(outputs)
     device = next(model.parameters()).device
     # A padded output layer may have more symbols than the tokenizer: those are never drawn.
     vocab = min(model.config.vocab_size, tokenizer.vocab_size) if tokenizer else None
-    settings = SamplingRows.of([row.sampling for row in rows], device)
+    decoder = Decoder(vocab)
     with evaluating(model):
         cache, logits = _prefill(model, rows)
-    seen = _seen(rows, logits.shape[-1], device) if settings.penalised() else None
+    new = _draw(decoder, logits, [row.decoding for row in rows])
     while True:
-        tokens, chosen = _draw(rows, logits, settings, seen, vocab)
-        if seen is not None:
-            seen[torch.arange(len(rows), device=device), tokens] = True
-        pieces = [
-            row.take(token, logprob)
-            for row, token, logprob in zip(rows, tokens.tolist(), chosen, strict=True)
-        ]
+        pieces = []
+        for row, pairs in zip(rows, new, strict=True):
+            for token, logprobs in pairs:
+                if not row.finished:  # a stop string may end it amid accepted guesses
+                    pieces.append(row.take(token, logprobs))
         yield pieces
         alive = [index for index, row in enumerate(rows) if not row.finished]
         if not alive:
             return
         if len(alive) < len(rows):
-            keep = torch.tensor(alive, device=device)
             rows = [rows[index] for index in alive]
-            tokens, settings = tokens[keep], settings.select(keep)
-            seen = seen[keep] if seen is not None else None
             cache.select(alive)
+        states = [row.decoding for row in rows]
+        if proposer is not None:
+            left = [row.limit - len(row.decoding.ids) for row in rows]
+            found = speculative_step(model, cache, decoder, states, proposer, left, counts)
+            for index, one in enumerate(found):
+                if one.error is not None:
+                    raise RowError([rows[index].row], one.error.message, one.error.fix)
+            new = [list(zip(one.ids, one.logprobs, strict=True)) for one in found]
+            continue
+        tokens = torch.tensor([[state.ids[-1]] for state in states], device=device)  # (B, 1)
         with evaluating(model):
-            hidden = model.hidden(tokens[:, None], cache=cache)  # (B, 1, D)
+            hidden = model.hidden(tokens, cache=cache)  # (B, 1, D)
             cache.advance(1)
             logits = model.logits(hidden[:, 0])  # (B, V)
+        new = _draw(decoder, logits, states)
 
 
 def generate_uncached(
@@ -210,22 +226,27 @@ def _outputs(
     for index, (prompt, each) in enumerate(zip(prompts, settings, strict=True)):
         if each.stop and tokenizer is None:
             raise ValueError("stop strings need the tokenizer")
+        if each.n > 1 or each.best_of is not None:
+            raise UserError(
+                "one answer per prompt here, but several are asked for",
+                found=f"n = {each.n}, best_of = {each.best_of}",
+                fix="call generate_several",
+            )
         ids = list(prompt) or [_start(tokenizer, start_id)]
         cropped = max(0, len(ids) - max(1, context - 1))
         ids = ids[cropped:]
-        rows.append(
-            Output(
-                index,
-                ids,
-                each,
-                stop_ids=stop_ids,
-                limit=max(1, min(each.max_tokens, context - len(ids))),
-                seed=seeds[index],
-                tokenizer=tokenizer,
-                logprobs=logprobs,
-                cropped=cropped,
-            )
+        if logprobs and each.logprobs is None:
+            each = each.replace(logprobs=0)
+        state = DecodingRow(
+            each,
+            ids,
+            vocab_size=model.config.vocab_size,
+            seed=seeds[index],
+            stop_ids=stop_ids,
+            tokenizer=tokenizer,
         )
+        limit = max(1, min(each.max_tokens, context - len(ids)))
+        rows.append(Output(index, state, limit=limit, tokenizer=tokenizer, cropped=cropped))
     return rows
 
 
@@ -251,41 +272,20 @@ def _prefill(model: Transformer, rows: Sequence[Output]) -> tuple[KVCache, Tenso
     for index, row in enumerate(rows):
         ids[index, : len(row.prompt)] = torch.tensor(row.prompt, device=device)
     cache = KVCache(model.config, len(rows), capacity, device, model.compute_dtype)
-    hidden = model.hidden(ids, cache=cache)  # (B, T, D)
+    counts = torch.tensor(lengths, device=device)
+    hidden = model.hidden(ids, cache=cache, counts=counts)  # (B, T, D)
     cache.advance(lengths)
-    ends = torch.tensor(lengths, device=device) - 1
+    ends = counts - 1
     last = hidden[torch.arange(len(rows), device=device), ends]  # (B, D)
     return cache, model.logits(last)
 
 
 def _draw(
-    rows: Sequence[Output],
-    logits: Tensor,
-    settings: SamplingRows,
-    seen: Tensor | None,
-    vocab: int | None,
-) -> tuple[Tensor, list[float | None]]:
-    """Next ids (B,) and, where a row asks for it, their log-probabilities in the raw model."""
-    logits = logits.float()
-    if vocab is not None and vocab < logits.shape[-1]:
-        logits = logits.clone()
-        logits[:, vocab:] = -torch.inf
-    uniforms = torch.tensor(
-        [uniform_for(row.seed, len(row.completion.ids)) for row in rows], dtype=torch.float64
-    )
-    tokens = sample(logits, settings, uniforms, seen)
-    if all(row.completion.logprobs is None for row in rows):
-        return tokens, [None] * len(rows)
-    logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
-    return tokens, [
-        value if row.completion.logprobs is not None else None
-        for value, row in zip(logprobs, rows, strict=True)
-    ]
-
-
-def _seen(rows: Sequence[Output], vocab: int, device: torch.device) -> Tensor:
-    """Which tokens stand in each row's prompt: bool (B, V)."""
-    seen = torch.zeros(len(rows), vocab, dtype=torch.bool, device=device)
-    for index, row in enumerate(rows):
-        seen[index, row.prompt] = True
-    return seen
+    decoder: Decoder, logits: Tensor, states: Sequence[DecodingRow]
+) -> list[list[tuple[int, TokenLogprobs | None]]]:
+    """One token of each row, as a list of one pair each."""
+    drawn = decoder.draw(logits, states)
+    pairs = list(zip(drawn.tokens.tolist(), drawn.logprobs, strict=True))
+    for state, (token, _) in zip(states, pairs, strict=True):
+        state.take(token)
+    return [[pair] for pair in pairs]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from langwright.generate.sampling import Sampling
+from langwright.generate.decoding.logprobs import TokenLogprobs
+from langwright.generate.decoding.row import DecodingRow
 from langwright.generate.stops import StopFinder
 from langwright.tokenizer import StreamDecoder, Tokenizer
 
@@ -22,6 +22,7 @@ class Piece:
     text: str  # text that became certain; whole characters, no part of a stop string
     logprob: float | None
     finish_reason: FinishReason | None  # set on the row's last piece
+    top: list[tuple[int, float]] | None = None  # the likeliest tokens, where asked for
 
 
 @dataclass
@@ -30,8 +31,9 @@ class Completion:
 
     `ids` ends before the end token (`stop_id`, None if it ended otherwise). With a stop string,
     `ids` holds all tokens that were drawn and `text` ends before the string. `logprobs` are natural
-    logarithms of the model's own probabilities, before penalty, temperature and filters: one per id
-    and one more for `stop_id` if there is one; None if they were not asked for.
+    logarithms of probabilities, of the model or as drawn from (`SamplingParams.logprobs_mode`): one
+    per id and one more for `stop_id` if there is one; None if they were not asked for.
+    `top_logprobs` holds the likeliest tokens at the same places.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -39,6 +41,7 @@ class Completion:
     finish_reason: FinishReason = "length"
     stop_id: int | None = None
     logprobs: list[float] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
     prompt_tokens: int = 0
     cropped: int = 0  # tokens of the prompt's beginning that did not fit the context
 
@@ -49,50 +52,63 @@ class Output:
     def __init__(
         self,
         row: int,
-        prompt: list[int],
-        sampling: Sampling,
+        decoding: DecodingRow,
         *,
-        stop_ids: Collection[int],
         limit: int,
-        seed: int,
         tokenizer: Tokenizer | None = None,
-        logprobs: bool = False,
         cropped: int = 0,
     ) -> None:
         """`limit` is the most tokens it may have; the others are as in `generate_tokens`."""
         self.row = row
-        self.prompt = prompt
-        self.sampling = sampling
-        self.seed = seed
+        self.decoding = decoding
         self.finished = False
         self.limit = limit
-        self._stop_ids = frozenset() if sampling.ignore_eos else frozenset(stop_ids)
         self._decoder = StreamDecoder(tokenizer, skip_special=True) if tokenizer else None
-        self._stops = StopFinder(sampling.stop)
+        self._stops = StopFinder(decoding.params.stop)
+        wanted = decoding.params.logprobs
         self.completion = Completion(
-            logprobs=[] if logprobs else None, prompt_tokens=len(prompt), cropped=cropped
+            logprobs=None if wanted is None else [],
+            top_logprobs=[] if wanted else None,
+            prompt_tokens=len(decoding.prompt),
+            cropped=cropped,
         )
 
-    def take(self, token: int, logprob: float | None = None) -> Piece:
-        """The next token of this row."""
+    @property
+    def prompt(self) -> list[int]:
+        """The prompt's ids, as cropped."""
+        return self.decoding.prompt
+
+    def take(self, token: int, logprobs: TokenLogprobs | None = None) -> Piece:
+        """The next token, of which `decoding` has been told already."""
         done = self.completion
-        if done.logprobs is not None and logprob is not None:
-            done.logprobs.append(logprob)
+        if done.logprobs is not None and logprobs is not None:
+            done.logprobs.append(logprobs.logprob)
+        if done.top_logprobs is not None and logprobs is not None:
+            done.top_logprobs.append(logprobs.top)
         text = ""
-        if token in self._stop_ids:
+        if token in self.decoding.stop_ids:
             done.stop_id = token
             self._finish("stop")
         else:
             done.ids.append(token)
             text = self._push(token)
-            if self._stops.stopped:
+            # With accepted guesses `decoding` is already ahead of this token.
+            last = len(done.ids) == len(self.decoding.ids)
+            if self._stops.stopped or (last and self.decoding.complete):
                 self._finish("stop")
             elif len(done.ids) >= self.limit:
                 self._finish("length")
         if self.finished and not self._stops.stopped:
             text += self._rest()
         done.text += text
-        return Piece(self.row, token, text, logprob, done.finish_reason if self.finished else None)
+        return Piece(
+            self.row,
+            token,
+            text,
+            None if logprobs is None else logprobs.logprob,
+            done.finish_reason if self.finished else None,
+            logprobs.top if logprobs is not None and logprobs.top else None,
+        )
 
     def _push(self, token: int) -> str:
         """Text of one more token; control tokens have none."""

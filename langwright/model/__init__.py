@@ -6,7 +6,7 @@ Read in this order: config, positions, norms, attention, feedforward, experts, b
 from langwright.model.attention import attend, attention_reference
 from langwright.model.attention_kernels import attention_kernel
 from langwright.model.block import Block
-from langwright.model.cache import KVCache
+from langwright.model.cache import KVCache, LayerCache
 from langwright.model.config import ModelConfig
 from langwright.model.costs import (
     TrainingMemory,
@@ -19,7 +19,7 @@ from langwright.model.costs import (
 from langwright.model.counts import Counts, parameter_count
 from langwright.model.describe import module_tree, summary
 from langwright.model.experts import ExpertFeedForward
-from langwright.model.guide import Guide
+from langwright.model.guide import Guide, build_guides
 from langwright.model.init import initialise
 from langwright.model.linear import Linear
 from langwright.model.losses import cross_entropy_reference, head_logits, linear_cross_entropy
@@ -36,6 +36,7 @@ __all__ = [
     "ExpertFeedForward",
     "Guide",
     "KVCache",
+    "LayerCache",
     "LayerNorm",
     "Linear",
     "ModelConfig",
@@ -45,6 +46,7 @@ __all__ = [
     "attend",
     "attention_kernel",
     "attention_reference",
+    "build_guides",
     "build_model",
     "causal_mask",
     "cross_entropy_reference",

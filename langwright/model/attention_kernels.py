@@ -205,13 +205,14 @@ def flex(
 
 
 def window_blocks(
-    t: int, window: int | None, segments: Tensor | None, device: torch.device
+    t: int, s: int, window: int | None, segments: Tensor | None, device: torch.device
 ) -> BlockMask:
-    """FlexAttention's mask of whole rows of T tokens: causal, within the window, within a document
-    (segments (B, T))."""
+    """FlexAttention's mask of the last T of S tokens: causal, within the window, within a document
+    (segments (B, S))."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        query = query + (s - t)
         allowed = query >= key
         if window is not None:
             allowed = allowed & (query - key < window)
@@ -220,7 +221,7 @@ def window_blocks(
         return allowed
 
     rows = None if segments is None else segments.shape[0]
-    return create_block_mask(seen, rows, None, t, t, device=device)
+    return create_block_mask(seen, rows, None, t, s, device=device)
 
 
 def dense_mask(blocks: BlockMask, t: int, s: int, device: torch.device) -> Tensor:

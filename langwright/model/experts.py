@@ -121,14 +121,17 @@ class ExpertFeedForward(nn.Module):
         flat = chosen.flatten()  # (N k)
         order = flat.argsort(stable=True)  # by expert, then by token
         counts = _counts(flat, self.experts.count)
-        x = tokens.index_select(0, order // k)  # (N k, D)
-        inner = self.activation(grouped_linear(x, self.gate, counts))  # (N k, F)
-        inner = inner * grouped_linear(x, self.up, counts)
-        y = grouped_linear(inner, self.down, counts)  # (N k, D), sorted
+        y = self.each(tokens.index_select(0, order // k), counts)  # (N k, D), sorted
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=order.device)
         y = y.index_select(0, back).view(-1, k, y.shape[-1])  # (N, k, D), as chosen
         return torch.bmm(weights[:, None].to(y.dtype), y)[:, 0]
+
+    def each(self, x: Tensor, counts: Tensor) -> Tensor:
+        """What every expert makes of its rows: x (M, D) sorted by expert, counts (E,) -> (M, D)."""
+        inner = self.activation(grouped_linear(x, self.gate, counts))  # (M, F)
+        inner = inner * grouped_linear(x, self.up, counts)
+        return grouped_linear(inner, self.down, counts)
 
     def _loss(self, routing: Routing) -> Tensor:
         """The two router losses, weighted: a scalar."""

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from langwright.model.config import ModelConfig
 from langwright.model.linear import Linear
+from langwright.model.sliced_gelu import sliced_gelu, slicing_pays
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GPT-2's approximation: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-    return F.gelu(x, approximate="tanh")
+    return sliced_gelu(x) if slicing_pays(x) else F.gelu(x, approximate="tanh")
 
 
 def relu2(x: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def build_guides(
     dtype: torch.dtype,
     segments: Tensor | None = None,
     dropout: float = 0.0,
+    queries: tuple[int, int] | None = None,
 ) -> list[Guide]:
     """One guide per layer for whole rows of tokens; equal layers share one.
 
@@ -60,30 +61,36 @@ def build_guides(
         dtype: of the activations.
         segments: (B, T), document numbers; tokens of different documents do not see one another.
         dropout: on the attention weights.
+        queries: (first, end), of the row only these tokens, which see those before `end`: T is
+            then end - first, and S is end. The angles are those of the T tokens.
     """
-    t, device = positions.shape[-1], positions.device
+    first, s = queries or (0, positions.shape[-1])
+    t, device = s - first, positions.device
     distances = None
     if config.position in ("alibi", "relative"):
-        places = torch.arange(t, device=device)
-        distances = (places[:, None] - places)[None]  # (1, T, T)
+        places = torch.arange(s, device=device)
+        distances = (places[first:, None] - places)[None]  # (1, T, S)
     bias, buckets = _biases(config, distances)
     lengths = None
     if depends_on_length(config.rotary_scaling):
         lengths = _text_lengths(positions, segments)
+        lengths = lengths if lengths.shape[-1] == 1 else lengths[..., first:s]
+    positions = positions[..., first:s]
+    segments = None if segments is None else segments[:, :s]
 
     @functools.cache
     def masks(window: int | None) -> Tensor | None:
-        """(1 or B, 1, T, T)"""
+        """(1 or B, 1, T, S)"""
         if segments is None:
-            return None if window is None else causal_mask(t, t, device, window)[None, None]
-        documents = document_mask(segments)
-        return documents if window is None else documents & causal_mask(t, t, device, window)
+            return None if window is None else causal_mask(t, s, device, window)[None, None]
+        documents = document_mask(segments, first)
+        return documents if window is None else documents & causal_mask(t, s, device, window)
 
     def build(local: bool, turned: bool) -> Guide:
-        window = config.window if local and config.window and config.window < t else None
+        window = config.window if local and config.window and config.window < s else None
         mask = blocks = None
         if kernel_of(config, device.type, dtype, t, local=local, dropout=dropout)[0] == "flex":
-            blocks = window_blocks(t, window, segments, device)
+            blocks = window_blocks(t, s, window, segments, device)
         else:
             mask = masks(window)
         rotary = _tables(config, local, positions, lengths, dtype) if turned else None

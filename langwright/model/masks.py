@@ -15,11 +15,12 @@ def causal_mask(
     return mask if window is None else mask.triu(s - t - window + 1)
 
 
-def document_mask(segments: Tensor) -> Tensor:
-    """Several documents in one row must not see one another: (B, T) -> (B, 1, T, T) bool.
+def document_mask(segments: Tensor, first: int = 0) -> Tensor:
+    """Several documents in one row must not see one another: (B, S) -> (B, 1, T, S) bool, for the
+    T = S - first queries from `first` on.
 
     `segments` numbers each token's document within its row. Padding (-1) sees earlier padding, so
     that no row of the softmax is empty.
     """
-    same = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
-    return (same & causal_mask(segments.shape[1], segments.shape[1], segments.device))[:, None]
+    same = segments[:, first:, None] == segments[:, None, :]  # (B, T, S)
+    return (same & causal_mask(same.shape[1], same.shape[2], segments.device))[:, None]

@@ -11,8 +11,10 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from langwright.base import UserError, machine
 from langwright.optim.config import OptimConfig
+from langwright.optim.galore import GaLore
 from langwright.optim.groups import KINDS, Kind, parameter_kinds
 from langwright.optim.muon import Muon
+from langwright.optim.pace import decay_share, momentum_plan
 from langwright.optim.references import AdamL2, AdamWReference
 
 # Entry of an optimizer's per-parameter state: "<parameter>/<entry>". Names hold no "/".
@@ -45,6 +47,23 @@ class OptimizerSet:
         self.multiplier = multiplier
         for group in self.groups:
             group["lr"] = group["peak_lr"] * multiplier
+
+    def set_pace(self, step: int, share: float, multiplier: float, fallen: float) -> None:
+        """Set rate, weight decay and momentum of the next update.
+
+        Args:
+            step: updates made before it.
+            share: of the run that is done, 0 to 1.
+            multiplier: of the rates.
+            fallen: share of the rates' final fall that is done, 0 to 1.
+        """
+        self.set_lr(multiplier)
+        for group in self.groups:
+            kind = group.get("decay_schedule", "constant")
+            if kind != "constant":
+                group["weight_decay"] = group["peak_decay"] * decay_share(kind, share, multiplier)
+            if (plan := group.get("momentum_plan")) is not None:
+                group["momentum"] = plan.at(step, fallen)
 
     def zero_grad(self) -> None:
         """Drop all gradients (else the next backward pass adds to them)."""
@@ -97,7 +116,7 @@ class OptimizerSet:
             UserError: the state belongs to other parameters or shapes.
         """
         homes = {
-            self.names[parameter]: (optimizer, parameter)
+            self.names[parameter]: (optimizer, parameter, group)
             for optimizer in self.optimizers
             for group in optimizer.param_groups
             for parameter in group["params"]
@@ -111,8 +130,9 @@ class OptimizerSet:
                 raise UserError(
                     "the optimizer's state names a parameter the model lacks", found=key
                 )
-            optimizer, parameter = homes[name]
-            optimizer.state[parameter][entry] = _placed(optimizer, parameter, key, value)
+            optimizer, parameter, group = homes[name]
+            shape = _state_shape(optimizer, parameter, entry, group)
+            optimizer.state[parameter][entry] = _placed(optimizer, parameter, shape, key, value)
         self.set_lr(state["scalars"]["multiplier"])
 
     def clear_state(self) -> None:
@@ -140,6 +160,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> OptimizerSet:
             "lr": config.rate(kind),
             "peak_lr": config.rate(kind),
             "weight_decay": config.decay(kind),
+            "peak_decay": config.decay(kind),
+            "decay_schedule": config.weight_decay_schedule,
             "kind": kind,
         }
         for kind, members in groups.items()
@@ -151,32 +173,62 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> OptimizerSet:
 
 def _make(config: OptimConfig, tables: list[dict[str, Any]]) -> list[Optimizer]:
     adam: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
+    if config.name != "sgd":
+        for table in tables:
+            table["betas"] = config.betas_of(table["kind"])
     if config.name == "adamw_reference":
         return [AdamWReference(tables, **adam)]
     if config.name == "adam_l2":
         return [AdamL2(tables, **adam)]
     if config.name == "sgd":
         momentum = config.momentum or 0.0
-        return [SGD(tables, momentum=momentum, nesterov=config.nesterov and momentum > 0)]
+        _plan_momentum(config, tables, momentum)
+        nesterov = config.nesterov and momentum > 0
+        return [SGD(tables, momentum=momentum, nesterov=nesterov, fused=_can_fuse(tables))]
     if config.name == "adamw":
         return [_adamw(tables, adam)]
     matrices = [table for table in tables if table["kind"] == "matrix"]
     others = [table for table in tables if table["kind"] != "matrix"]
     if not matrices:
         raise UserError(
-            "muon needs matrices inside blocks, and the model has none", fix='use name = "adamw"'
+            f"{config.name} needs matrices inside blocks, and the model has none",
+            fix='use name = "adamw"',
         )
-    muon = Muon(
-        matrices,
-        momentum=0.95 if config.momentum is None else config.momentum,
+    main = _galore(config, matrices) if config.name == "galore" else _muon(config, matrices)
+    return [main, _adamw(others, adam)] if others else [main]
+
+
+def _galore(config: OptimConfig, tables: list[dict[str, Any]]) -> Optimizer:
+    return GaLore(
+        tables,
+        eps=config.eps,
+        rank=config.galore_rank,
+        update_every=config.galore_every,
+        scale=config.galore_scale,
+    )
+
+
+def _muon(config: OptimConfig, tables: list[dict[str, Any]]) -> Optimizer:
+    momentum = 0.95 if config.momentum is None else config.momentum
+    _plan_momentum(config, tables, momentum)
+    return Muon(
+        tables,
+        momentum=momentum,
         nesterov=config.nesterov,
         steps=config.orthogonal_steps,
         method=config.orthogonal_method,
         scale=config.muon_scale,
         cautious_decay=config.cautious_decay,
-        dtype=_product_dtype(matrices[0]["params"][0].device),
+        equal_rows=config.equal_rows,
+        neuron_beta=config.neuron_beta if config.neuron_scaling else None,
+        dtype=_product_dtype(tables[0]["params"][0].device),
     )
-    return [muon, _adamw(others, adam)] if others else [muon]
+
+
+def _plan_momentum(config: OptimConfig, tables: list[dict[str, Any]], peak: float) -> None:
+    plan = momentum_plan(config, peak)
+    for table in tables:
+        table["momentum_plan"] = plan
 
 
 def _product_dtype(device: torch.device) -> torch.dtype:
@@ -187,10 +239,13 @@ def _product_dtype(device: torch.device) -> torch.dtype:
 
 def _adamw(tables: list[dict[str, Any]], adam: dict[str, Any]) -> Optimizer:
     """The library's AdamW: one fused kernel where the device has it, else one call per list."""
+    fused = _can_fuse(tables)
+    return AdamW(tables, fused=fused, foreach=not fused, **adam)
+
+
+def _can_fuse(tables: list[dict[str, Any]]) -> bool:
     devices = {parameter.device.type for table in tables for parameter in table["params"]}
-    if devices <= {"cpu", "cuda"}:
-        return AdamW(tables, fused=True, **adam)
-    return AdamW(tables, foreach=True, **adam)
+    return devices <= {"cpu", "cuda"}
 
 
 def _skips(optimizer: Optimizer) -> bool:
@@ -198,16 +253,26 @@ def _skips(optimizer: Optimizer) -> bool:
     return isinstance(optimizer, Muon) or fused
 
 
-def _placed(optimizer: Optimizer, parameter: Tensor, key: str, value: Any) -> Any:
+def _state_shape(
+    optimizer: Optimizer, parameter: Tensor, entry: str, group: dict[str, Any]
+) -> tuple[int, ...]:
+    """The shape that an entry of the state must have: the parameter's, unless it says otherwise."""
+    own = getattr(optimizer, "state_shape", None)
+    return tuple(parameter.shape) if own is None else own(parameter, entry, group)
+
+
+def _placed(
+    optimizer: Optimizer, parameter: Tensor, shape: tuple[int, ...], key: str, value: Any
+) -> Any:
     """A restored entry on the device where the optimizer expects it, as its own memory."""
     if not isinstance(value, Tensor):
         return value
-    if value.ndim and value.shape != parameter.shape:
+    if value.ndim and tuple(value.shape) != shape:
         raise UserError(
-            "the optimizer's state has another shape than the parameter",
+            "the optimizer's state has another shape than expected",
             where=key,
             found=tuple(value.shape),
-            expected=tuple(parameter.shape),
+            expected=shape,
         )
     on_host = value.ndim == 0 and not optimizer.defaults.get("fused")
     device = torch.device("cpu") if on_host else parameter.device

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from langwright.base import Config
 
 # Peak learning rates that work untuned for small transformers. For Muon the rate belongs to the
 # block matrices; the rest of the model gets a share of it (see `OptimConfig.rate`).
-DEFAULT_LR = {"adamw": 1e-3, "adamw_reference": 1e-3, "adam_l2": 1e-3, "muon": 0.02, "sgd": 0.1}
+DEFAULT_LR = {
+    "adamw": 1e-3,
+    "adamw_reference": 1e-3,
+    "adam_l2": 1e-3,
+    "galore": 1e-2,
+    "muon": 0.02,
+    "sgd": 0.1,
+}
 MUON_SHARES = {"matrix": 1.0, "embedding": 0.25, "head": 0.2, "scalar": 0.5}
 
 
 class OptimConfig(Config):
     """Which optimizer moves the weights, and how far."""
 
-    name: Literal["adamw", "muon", "sgd", "adamw_reference", "adam_l2"] = Field(
-        "adamw", description="optimizer; muon takes the block matrices and leaves the rest to AdamW"
+    name: Literal["adamw", "muon", "galore", "sgd", "adamw_reference", "adam_l2"] = Field(
+        "adamw",
+        description="optimizer; muon and galore take the block matrices and leave the rest to "
+        "AdamW",
     )
     lr: float | None = Field(
         None, description="peak learning rate (of the matrices, for muon); none: by optimizer", gt=0
@@ -35,6 +44,15 @@ class OptimConfig(Config):
     betas: tuple[float, float] = Field(
         (0.9, 0.95), description="decay of the running mean and square of the gradient (Adam)"
     )
+    embedding_betas: tuple[float, float] | None = Field(
+        None, description="betas of the embeddings (Adam); none: betas"
+    )
+    head_betas: tuple[float, float] | None = Field(
+        None, description="betas of the output head (Adam); none: betas"
+    )
+    scalar_betas: tuple[float, float] | None = Field(
+        None, description="betas of norms and biases (Adam); none: betas"
+    )
     eps: float = Field(1e-8, description="added to the root of the second moment (Adam)", gt=0)
     weight_decay: float = Field(
         0.1, description="decoupled decay of matrices; 1-D parameters are never decayed", ge=0
@@ -42,9 +60,28 @@ class OptimConfig(Config):
     embedding_weight_decay: float | None = Field(
         None, description="decay of embeddings and head; none: weight_decay, or 0 with muon", ge=0
     )
+    head_weight_decay: float | None = Field(
+        None, description="decay of the output head; none: as the embeddings", ge=0
+    )
+    weight_decay_schedule: Literal["constant", "linear", "cosine", "rate"] = Field(
+        "constant",
+        description="how the decay goes on over the run: constant, falling to 0 in a line or a "
+        "half cosine, or in proportion to the learning rate's multiplier",
+    )
     momentum: float | None = Field(
         None, description="momentum of muon (none: 0.95) or sgd (none: 0)", ge=0, lt=1
     )
+    momentum_start: float | None = Field(
+        None, description="momentum of the first update, rising from there; none: momentum",
+        ge=0, lt=1,
+    )  # fmt: skip
+    momentum_warmup_steps: int = Field(
+        300, description="updates in which momentum_start rises to momentum", ge=1
+    )
+    momentum_end: float | None = Field(
+        None, description="momentum at the end, reached as the rate falls; none: momentum",
+        ge=0, lt=1,
+    )  # fmt: skip
     nesterov: bool = Field(True, description="look one momentum step ahead (muon, and sgd if > 0)")
     orthogonal_steps: int = Field(
         5, description="iterations that make muon's update orthogonal", ge=1, le=12
@@ -59,6 +96,31 @@ class OptimConfig(Config):
     cautious_decay: bool = Field(
         False, description="muon: decay a weight only where the update also shrinks it"
     )
+    equal_rows: bool = Field(
+        False, description="muon: give all rows one length before they are made orthogonal (MuonEq)"
+    )
+    neuron_scaling: bool = Field(
+        False, description="muon: divide each neuron's update by its usual size (NorMuon)"
+    )
+    neuron_beta: float = Field(
+        0.95, description="decay of the running size that neuron_scaling divides by", ge=0, lt=1
+    )
+    galore_rank: int = Field(
+        128, description="galore: dimensions of the space in which the moments are kept", ge=1
+    )
+    galore_every: int = Field(
+        200, description="galore: updates until that space is chosen anew", ge=1
+    )
+    galore_scale: float = Field(
+        0.25, description="galore: factor on the update when it comes back to full size", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _has_momentum(self) -> OptimConfig:
+        changed = self.momentum_start is not None or self.momentum_end is not None
+        if changed and self.name not in ("muon", "sgd"):
+            raise ValueError(f"{self.name} has no momentum that could change over the run")
+        return self
 
     @property
     def peak_lr(self) -> float:
@@ -81,9 +143,20 @@ class OptimConfig(Config):
             return 0.0
         if kind == "matrix":
             return self.weight_decay
+        if kind == "head" and self.head_weight_decay is not None:
+            return self.head_weight_decay
         if self.embedding_weight_decay is not None:
             return self.embedding_weight_decay
         return 0.0 if self.name == "muon" else self.weight_decay
+
+    def betas_of(self, kind: str) -> tuple[float, float]:
+        """Adam's betas of a kind of parameter."""
+        own = {
+            "embedding": self.embedding_betas,
+            "head": self.head_betas,
+            "scalar": self.scalar_betas,
+        }
+        return own.get(kind) or self.betas
 
 
 class ScheduleConfig(Config):

@@ -14,9 +14,10 @@ def parameter_kinds(model: nn.Module) -> dict[str, Kind]:
     """The kind of every trainable parameter, by name, in the model's order.
 
     ``scalar``: fewer than two dimensions (norms, biases). ``embedding``: the table of a module
-    whose class is called ...Embedding, or one with "embed" or "position" in its name (a head tied
-    to it is the same parameter). ``matrix``: two or more dimensions inside a numbered block
-    (``blocks.3...``). ``head``: any other matrix, such as the output projection.
+    whose class is called ...Embedding, a table of biases (``blocks.3.attention.bias``), or one
+    with "embed" or "position" in its name (a head tied to it is the same parameter). ``matrix``:
+    two or more dimensions inside a numbered block (``blocks.3...``). ``head``: any other matrix,
+    such as the output projection.
     """
     tables = {
         id(parameter)
@@ -30,7 +31,7 @@ def parameter_kinds(model: nn.Module) -> dict[str, Kind]:
             continue
         if parameter.ndim < 2:
             kinds[name] = "scalar"
-        elif id(parameter) in tables:
+        elif id(parameter) in tables or name.endswith(".bias"):
             kinds[name] = "embedding"
         elif any(part.isdigit() for part in name.split(".")):
             kinds[name] = "matrix"

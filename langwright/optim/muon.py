@@ -15,6 +15,7 @@ from langwright.optim.orthogonal import Method, orthogonalize
 
 # At most this many elements are stacked at once, which bounds the memory of the iterations.
 STACK_ELEMENTS = 2**26
+TINY = 1e-10  # keeps a zero row, or a zero matrix, at zero
 
 
 class Muon(Optimizer):
@@ -32,6 +33,13 @@ class Muon(Optimizer):
             AdamW's rate and decay can be taken over (Moonlight, arXiv 2502.16982, eq. 4).
         cautious_decay: decay a weight only where the update moves it towards zero as well
             (cautious weight decay, arXiv 2510.12402).
+        equal_rows: divide each row of u by its length first, so that no neuron's gradient drowns
+            the others' in the iterations (MuonEq with rows, as nanochat has it).
+        neuron_beta: if given, each neuron's update is divided by the root of its running mean
+            square with this decay, and the whole is brought back to its norm: neurons move alike
+            (NorMuon, arXiv 2510.05491, algorithm 1). Neurons are the rows of a tall or square
+            matrix and the columns of a wide one, as in the speed runs: one number for each place
+            on the longer side.
         dtype: arithmetic of the iterations; None: bfloat16 on CUDA, float32 elsewhere.
     """
 
@@ -47,6 +55,8 @@ class Muon(Optimizer):
         method: Method = "polar_express",
         scale: Literal["spectral", "adamw_rms"] = "spectral",
         cautious_decay: bool = False,
+        equal_rows: bool = False,
+        neuron_beta: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         defaults = {
@@ -58,6 +68,8 @@ class Muon(Optimizer):
             "method": method,
             "scale": scale,
             "cautious_decay": cautious_decay,
+            "equal_rows": equal_rows,
+            "neuron_beta": neuron_beta,
         }
         super().__init__(params, defaults)
         self.dtype = dtype
@@ -86,12 +98,42 @@ class Muon(Optimizer):
         directions = self._momentum(group, weights)
         for members in _same_shape(weights):
             stack = _stack([directions[i] for i in members])  # (N, rows, columns)
+            if group["equal_rows"]:
+                stack = stack / stack.norm(dim=-1, keepdim=True).clamp(min=TINY)
             dtype = self.dtype or _fast_dtype(stack.device)
             updates = orthogonalize(
                 stack, steps=group["steps"], method=group["method"], dtype=dtype
             ).float()
             chosen = [weights[i] for i in members]
+            if group["neuron_beta"] is not None:
+                updates = self._even_out(updates, chosen, group["neuron_beta"])
             self._apply(group, chosen, _unstack(updates, chosen))
+
+    def state_shape(self, parameter: Tensor, entry: str, group: dict[str, Any]) -> tuple[int, ...]:
+        """The shape of an entry of a parameter's state."""
+        *stack, rows, columns = parameter.shape
+        if entry != "neurons":
+            return tuple(parameter.shape)
+        return (*stack, rows, 1) if rows >= columns else (*stack, 1, columns)
+
+    def _even_out(self, updates: Tensor, weights: list[Tensor], beta: float) -> Tensor:
+        """Divide each neuron's update by its usual size; (N, rows, columns) -> the same."""
+        squares = []
+        for weight in weights:
+            state = self.state[weight]
+            if "neurons" not in state:
+                shape = self.state_shape(weight, "neurons", {})
+                state["neurons"] = torch.zeros(shape, device=weight.device)
+            squares.append(state["neurons"])
+        across = -1 if updates.shape[-2] >= updates.shape[-1] else -2
+        means = _unstack(updates.square().mean(dim=across, keepdim=True), squares)
+        fresh: Any = 1.0 - beta
+        if self.found_inf is not None:
+            fresh = fresh * (1.0 - self.found_inf)
+        torch._foreach_lerp_(squares, means, fresh)
+        evened = updates / (_stack(squares).sqrt() + TINY)
+        sizes = updates.norm(dim=(-2, -1), keepdim=True)
+        return evened * (sizes / evened.norm(dim=(-2, -1), keepdim=True).clamp(min=TINY))
 
     def _momentum(self, group: dict[str, Any], weights: list[Tensor]) -> list[Tensor]:
         """Bring the momentum of all weights up to date; returns the directions to go."""

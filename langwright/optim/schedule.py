@@ -9,8 +9,8 @@ from langwright.base import UserError
 from langwright.optim.config import ScheduleConfig
 
 
-def schedule(config: ScheduleConfig, total_steps: int) -> Callable[[int], float]:
-    """The multiplier of the peak learning rate as a function of the step.
+def schedule(config: ScheduleConfig, total_steps: int) -> Callable[[float], float]:
+    """The multiplier of the peak learning rate as a function of the step (which may be a fraction).
 
     Step s (counted from 0) makes update number t = s + 1, and takes the rate that the textbook
     form gives for t: so the first update is not wasted on a rate of 0 (which t = 0 would give),
@@ -30,7 +30,7 @@ def schedule(config: ScheduleConfig, total_steps: int) -> Callable[[int], float]
     else:
         begin = warmup
 
-    def multiplier(step: int) -> float:
+    def multiplier(step: float) -> float:
         t = step + 1
         if t < warmup:
             return config.start + (1.0 - config.start) * t / warmup
@@ -41,6 +41,19 @@ def schedule(config: ScheduleConfig, total_steps: int) -> Callable[[int], float]
         return config.floor + (1.0 - config.floor) * left
 
     return multiplier
+
+
+def fallen_share(config: ScheduleConfig, total_steps: int) -> Callable[[float], float]:
+    """How much of the final fall of the rate is done at a step: 0 before it, 1 at the floor."""
+    multiplier = schedule(config, total_steps)
+    warmup = warmup_length(config, total_steps)
+
+    def fallen(step: float) -> float:
+        if step + 1 < warmup or config.floor == 1.0:
+            return 0.0
+        return (1.0 - multiplier(step)) / (1.0 - config.floor)
+
+    return fallen
 
 
 def warmup_length(config: ScheduleConfig, total_steps: int) -> int:

@@ -23,6 +23,7 @@ from langwright.dataset import ChatRows, Rows
 from langwright.evaluate import Loss, evaluate_rows
 from langwright.formats import load_model, save_model
 from langwright.model import Transformer
+from langwright.parallel import announce, world
 from langwright.posttrain.config import SFTConfig
 from langwright.tokenizer import ChatTokens, Tokenizer, load_tokenizer
 from langwright.train import Trainer
@@ -44,17 +45,21 @@ def sft(config: SFTConfig, model: Path, corpus: Path, out: Path) -> dict[str, An
         Metrics of the run, how many conversations were used, skipped and cut, and the validation
         loss on the assistant's tokens before and after (nats per token).
     """
+    announce("sft", config=config, model=model, corpus=corpus, out=out)
     config = config.settled()
     tokenizer = load_tokenizer(model)
     network = load_model(model, device="cpu", dtype=torch.float32)
     length = _sequence_length(config, network)
     rows = training_rows(config, tokenizer, corpus, length)
     valid = validation_rows(config, tokenizer, corpus, length)
-    say(_told(rows.report))
+    if world().first:
+        say(_told(rows.report))
     before = _loss(network, valid, config.evaluate_rows)
     sets: dict[str, Rows] = {} if valid is None else {"conversations": valid}
     trainer = Trainer(network, rows, config, out, valid=sets, tokenizer=tokenizer, title="sft")
     metrics = trainer.run()
+    if not world().first:
+        return metrics
     save_model(out / "model", network, tokenizer)
     after = _loss(network, valid, config.evaluate_rows)
     return {

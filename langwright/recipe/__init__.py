@@ -1,5 +1,8 @@
 """Recipes: all stages joined into one reproducible run directory, and its report."""
 
+from langwright.recipe.compare import Comparison, Difference, compare_runs
+from langwright.recipe.compare_text import comparison_page, comparison_text
+from langwright.recipe.compare_text import to_json as comparison_json
 from langwright.recipe.config import (
     Places,
     Recipe,
@@ -7,7 +10,9 @@ from langwright.recipe.config import (
     known_settings,
     load_recipe,
 )
+from langwright.recipe.dial import DialConfig, with_dial
 from langwright.recipe.facts import Facts, read_facts
+from langwright.recipe.job import planned_model, recipe_job
 from langwright.recipe.overrides import (
     apply_override,
     full_path,
@@ -31,6 +36,9 @@ from langwright.recipe.summary import summary_text
 from langwright.recipe.toml import write_toml
 
 __all__ = [
+    "Comparison",
+    "DialConfig",
+    "Difference",
     "Facts",
     "Places",
     "Recipe",
@@ -38,6 +46,10 @@ __all__ = [
     "Stage",
     "apply_override",
     "check_recipe",
+    "compare_runs",
+    "comparison_json",
+    "comparison_page",
+    "comparison_text",
     "corpus_stage",
     "dataset_stage",
     "evaluate_stage",
@@ -50,13 +62,16 @@ __all__ = [
     "open_tables",
     "parse_override",
     "plan",
+    "planned_model",
     "pretrain_stage",
     "read_facts",
+    "recipe_job",
     "recipe_text",
     "run_recipe",
     "sft_stage",
     "summary_text",
     "tokenizer_stage",
+    "with_dial",
     "write_report",
     "write_toml",
 ]

@@ -12,8 +12,10 @@ from langwright.base import Config, UserError, config_error
 from langwright.corpus import CorpusConfig
 from langwright.dataset import DatasetConfig
 from langwright.evaluate import EvaluateConfig
+from langwright.formats import peek_model
 from langwright.model import ModelConfig, model_config
 from langwright.posttrain import SFTConfig
+from langwright.recipe.dial import DIALS, LENGTHS, DialConfig, with_dial
 from langwright.recipe.overrides import (
     apply_override,
     full_path,
@@ -26,7 +28,8 @@ from langwright.tokenizer import TokenizerConfig
 from langwright.train import PretrainConfig
 
 SEEDED = ("corpus", "tokenizer", "dataset", "pretrain", "sft", "evaluate")
-LENGTHS = ("steps", "tokens", "epochs", "minutes")  # of a training: one of them
+# Of a model that is trained further.
+CHANGEABLE = ("context_length", "dropout_embedding", "dropout_attention", "dropout_residual")
 _ANY_VOCABULARY = 2**16  # stands in while the tokenizer does not exist yet
 
 
@@ -56,6 +59,9 @@ class Recipe(Config):
     model: dict[str, Any] = Field(
         default_factory=dict, description="architecture: a preset and changes to it"
     )
+    dial: DialConfig | None = Field(
+        None, description="depth or a budget, from which the shape and the training follow"
+    )
     pretrain: PretrainConfig = Field(
         default_factory=PretrainConfig, description="training on plain text"
     )
@@ -68,7 +74,11 @@ class Recipe(Config):
     report: ReportConfig = Field(default_factory=ReportConfig, description="the page about the run")
 
     def architecture(self, vocab_size: int | None = None) -> ModelConfig:
-        """The model that the [model] section describes, for a vocabulary of this size."""
+        """The model that the [model] section describes, for a vocabulary of this size; that of
+        `pretrain.start_from`, once there is one."""
+        start = self.pretrain.start_from
+        if start is not None and Path(start).expanduser().exists():
+            return started_architecture(self, Path(start).expanduser())
         if vocab_size is None and "vocab_size" not in self.model:
             vocab_size = _ANY_VOCABULARY
         table = {"context_length": self.dataset.sequence_length, **self.model}
@@ -95,8 +105,8 @@ def load_recipe(
         keys, value = parse_override(text)
         full = full_path(keys, known_settings(), open_tables(Recipe))
         values = apply_override(values, full, value)
-        if full[-1] in LENGTHS:  # one length takes the place of the file's other one
-            for other in LENGTHS:
+        for either in (LENGTHS, DIALS):  # one takes the place of the file's other one
+            for other in either if full[-1] in either else ():
                 if other != full[-1] and (*full[:-1], other) not in given:
                     _drop(values, (*full[:-1], other))
         given[full] = text
@@ -107,7 +117,7 @@ def load_recipe(
 def check_recipe(values: dict[str, Any], places: Places) -> Recipe:
     """Validate a recipe's values; errors say where the wrong one stands."""
     try:
-        recipe = Recipe.model_validate(_with_seed(values))
+        recipe = Recipe.model_validate(_with_seed(with_dial(values, places.given)))
     except ValidationError as error:
         first = tuple(str(part) for part in error.errors()[0]["loc"])
         raise _placed(config_error(Recipe, error), first, places) from None
@@ -120,6 +130,22 @@ def check_recipe(values: dict[str, Any], places: Places) -> Recipe:
         )
     _check_model(recipe, places)
     return recipe
+
+
+def started_architecture(recipe: Recipe, folder: Path) -> ModelConfig:
+    """The shape of a model that is trained further; [model] may change what weights do not show."""
+    config = peek_model(folder).config
+    changes = {key: value for key, value in recipe.model.items() if key != "preset"}
+    for key in changes:
+        if key not in CHANGEABLE:
+            raise UserError(
+                "the model to start from decides this",
+                where=f"[model] {key}",
+                expected="one of " + ", ".join(CHANGEABLE),
+                fix="leave it out, or leave out pretrain.start_from",
+            )
+    longer = max(config.context_length, recipe.dataset.sequence_length)
+    return config.replace(**{"context_length": longer, **changes})
 
 
 class Places:

@@ -24,6 +24,7 @@ class Facts:
     recipe: dict[str, Any] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     training: dict[str, list[Record]] = field(default_factory=dict)  # stage -> metrics.jsonl
+    statistics: dict[str, list[Record]] = field(default_factory=dict)  # stage -> statistics.jsonl
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> choices.json
     evaluation: dict[str, Any] = field(default_factory=dict)
     corpus: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +77,7 @@ def read_facts(folder: Path) -> Facts:
         recipe=recipe,
         manifests={name: read_manifest(folder / name) for name in found},
         training={name: read_records(folder / name / "metrics.jsonl") for name in trained},
+        statistics={name: read_records(folder / name / "statistics.jsonl") for name in trained},
         choices={name: _choices(folder / name / "choices.json") for name in trained},
         evaluation=_optional(folder / "evaluate" / "evaluation.json"),
         corpus=_optional(folder / "corpus" / "report.json"),

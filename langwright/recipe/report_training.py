@@ -21,6 +21,7 @@ from langwright.base import (
     tabs,
 )
 from langwright.recipe.facts import Facts, Record
+from langwright.recipe.report_statistics import incidents, statistics_maps
 
 HALF: dict[str, Any] = {"width": 410, "height": 240}
 
@@ -33,6 +34,7 @@ def training_section(facts: Facts, stage: str, title: str) -> Section | None:
         return None
     body = loss_curves(records, updates)
     body += side_by_side(*_small_charts(updates))
+    body += incidents(records) + statistics_maps(facts.statistics.get(stage) or [])
     body += _choices(facts.choices.get(stage) or {})
     last = updates[-1]
     intro = f"{last['step']:,} updates"

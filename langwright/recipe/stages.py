@@ -38,7 +38,21 @@ VERSIONS = {
 
 # Of a training: they may change without a new training, even in the middle of one.
 HOUSEKEEPING = frozenset(
-    {"checkpoint_minutes", "checkpoint_every", "keep_last", "log_every", "tensorboard", "wandb"}
+    {
+        "checkpoint_minutes",
+        "checkpoint_every",
+        "keep_last",
+        "log_every",
+        "max_bad_steps",
+        "spike_threshold",
+        "statistics_every",
+        "profile_at",
+        "profile_steps",
+        "tensorboard",
+        "wandb",
+        "trackio",
+        "parallel",
+    }
 )
 
 
@@ -131,6 +145,8 @@ def pretrain_stage(
     settings["model"].pop("vocab_size", None)  # decided by the tokenizer, which is an input
     ignore = frozenset(f"pretrain.{name}" for name in HOUSEKEEPING)
     inputs: dict[str, str | Path] = {"dataset": dataset, "tokenizer": tokenizer}
+    if config.start_from is not None:
+        inputs["start"] = Path(config.start_from).expanduser()
     return Stage("pretrain", out, settings, work, inputs, ignore)
 
 

@@ -11,7 +11,12 @@ import torch
 
 from langwright.base import UserError, machine, read_json, write_json
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.bfloat16,  # the blocks' products are float8, all else bf16
+}
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -40,9 +40,17 @@ class Lanes:
         def lane(number: int) -> list[Result]:
             return [work(self.models[number], i) for i in range(number, count, self.count)]
 
-        by_lane = list(self._pool.map(lane, range(self.count)))
+        running = [self._pool.submit(lane, number) for number in range(self.count)]
+        wait(running)  # for all: a lane that failed must not leave others at work
+        by_lane = [each.result() for each in running]
         self._merge_gradients()
         return [by_lane[i % self.count][i // self.count] for i in range(count)]
+
+    def drop_gradients(self) -> None:
+        """Drop the gradients of all lanes but the first, whose parameters are the model's."""
+        for model in self.models[1:]:
+            for parameter in model.parameters():
+                parameter.grad = None
 
     def close(self) -> None:
         """End the threads."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,29 @@ STALL_EVALUATIONS = 3  # without a better validation loss before it is mentioned
 
 
 class MetricsLog:
-    """A JSON-lines file that can be cut back to a step when a run goes on from a checkpoint."""
+    """A JSON-lines file that can be cut back to a step when a run goes on from a checkpoint.
 
-    def __init__(self, path: Path) -> None:
+    A disk that is full stops no training: what could not be written is kept and tried again.
+
+    Args:
+        path: the file.
+        say: told when writing fails, and when it works again.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None] = lambda text: None) -> None:
         self.path = path
+        self._say = say
+        self._unwritten = b""
 
     def cut_back(self, step: int) -> list[Record]:
         """Drop all lines of later steps (and a half-written last line); returns what remains."""
-        kept = [record for record in self.read() if record.get("step", 0) <= step]
+        kept = self.up_to(step)
         write_atomic(self.path, "".join(_line(record) for record in kept))
         return kept
+
+    def up_to(self, step: int) -> list[Record]:
+        """All lines up to a step."""
+        return [record for record in self.read() if record.get("step", 0) <= step]
 
     def read(self) -> Iterator[Record]:
         """All whole lines."""
@@ -40,9 +54,18 @@ class MetricsLog:
                     return
 
     def write(self, records: list[Record]) -> None:
-        """Append lines; they are with the operating system when this returns."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(_line(record) for record in records))
+        """Append lines; they are with the operating system when this returns, if it takes them."""
+        failed_before = bool(self._unwritten)
+        self._unwritten += "".join(_line(record) for record in records).encode("utf-8")
+        try:
+            _append(self.path, self._unwritten)
+        except OSError as error:
+            if not failed_before:
+                self._say(f"cannot write {self.path} ({error.strerror}): trying again later")
+            return
+        self._unwritten = b""
+        if failed_before:
+            self._say(f"{self.path} can be written again; nothing was lost")
 
 
 class History:
@@ -56,6 +79,7 @@ class History:
         self._recent: deque[float] = deque(maxlen=RECENT_UPDATES)
         self.bad_steps = 0
         self.bad_in_a_row = 0
+        self._last_bad = -1  # step of the last bad update
         self._train: list[float] = []  # training losses since the last evaluation
         self._evaluations: list[tuple[float, float]] = []  # (mean training loss, validation loss)
         self._stall_told = False
@@ -94,8 +118,11 @@ class History:
 
     def _add_update(self, record: Record) -> None:
         if record.get("skipped"):
+            # Good updates between two bad ones may have left no line (`log_every`).
+            in_a_row = record["step"] == self._last_bad + 1
+            self.bad_in_a_row = self.bad_in_a_row + 1 if in_a_row else 1
             self.bad_steps += 1
-            self.bad_in_a_row += 1
+            self._last_bad = record["step"]
             return
         self.bad_in_a_row = 0
         self.last_loss = record["loss"]
@@ -125,3 +152,19 @@ def perplexity(loss: float) -> float | None:
 
 def _line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of it or, where the disk is full, nothing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)

@@ -8,16 +8,18 @@ from typing import Any
 from langwright.base import UserError
 from langwright.dataset import Rows, TokenShards, eval_windows, open_training_rows
 from langwright.formats import save_model
-from langwright.model import ModelConfig, build_model
+from langwright.model import ModelConfig
+from langwright.parallel import announce, world
 from langwright.tokenizer import load_tokenizer
 from langwright.train.config import PretrainConfig
+from langwright.train.starting import starting_model
 from langwright.train.trainer import Trainer
 
 
 def pretrain(
     config: PretrainConfig, model: ModelConfig, dataset: Path, tokenizer: Path, out: Path
 ) -> dict[str, Any]:
-    """Train a new model on a dataset folder.
+    """Train a new model, or `config.start_from` further, on a dataset folder.
 
     Args:
         config: the run.
@@ -30,6 +32,9 @@ def pretrain(
     Returns:
         Metrics of the run: losses, tokens, seconds, tokens per second, share of peak, memory.
     """
+    announce(
+        "pretrain", config=config, model=model, dataset=dataset, tokenizer=tokenizer, out=out
+    )
     words = load_tokenizer(tokenizer)
     if model.vocab_size < words.vocab_size:
         raise UserError(
@@ -44,8 +49,11 @@ def pretrain(
     if config.valid_split is not None:
         for source in shards.sources(config.valid_split):
             valid[source] = eval_windows(shards, config.valid_split, source)
-    network = build_model(model, config.seed)
-    trainer = Trainer(network, rows, config, out, valid=valid, tokenizer=words, title="pretrain")
+    several = world().size > 1
+    network = starting_model(config, model, "meta" if several else "cpu")
+    options: dict[str, Any] = {"valid": valid, "tokenizer": words, "title": "pretrain"}
+    trainer = Trainer(network, rows, config, out, fresh=config.start_from is None, **options)
     metrics = trainer.run()
-    save_model(out / "model", network, words)
+    if world().first:
+        save_model(out / "model", network, words)
     return metrics

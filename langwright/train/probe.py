@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
-from langwright.base import UserError
+from langwright.base import UserError, human_bytes, machine
 from langwright.dataset import Batch, Rows
+from langwright.train.activation_checkpointing import (
+    Method,
+    activation_bytes,
+    checkpoint_activations,
+)
 from langwright.train.choices import DTYPES, Choices
 from langwright.train.compiling import blocks_of, compile_blocks, undo_compile
+from langwright.train.float8 import use_float8
 from langwright.train.lanes import can_have_lanes
-from langwright.train.update import Updater
+from langwright.train.offload import HostOptimizer
+from langwright.train.update import Updater, out_of_memory
 
 # Rules of thumb for what has not been measured yet.
 COMPILE_SECONDS = 45.0  # to compile the blocks, forward and backward, on a busy machine
 COMPILE_GAIN = {"cpu": 0.2, "cuda": 0.35}  # share of the time that compiling saves
+SHORT_ROW = 256  # tokens on which activations are counted
+CPU_TOKENS = 8192  # of a pass on a CPU
+DEVICE_TOKENS = 131072  # of a pass on a GPU, at most
+ENOUGH_TOKENS = 16384  # of a pass, after which a GPU gains nothing by more
+TRIED: tuple[Method, ...] = ("none", "selective", "full")
 BUDGET_MARGIN = 0.03  # of a time budget, kept back for checkpoints and what was not foreseen
 
 
@@ -48,20 +61,51 @@ class Probe:
             self.updater.accumulate(0, batch)
             seconds.append(time.perf_counter() - started)
             self.updater.optimizer.zero_grad()
-        return min(seconds[1:])
+        return self.updater.form.agree(min(seconds[1:]))
 
     def fits(self, micro_rows: int) -> bool:
         """Whether `micro_rows` rows fit into the device's memory."""
+        room = None
         try:
+            room = self._room_for_moments()
             self._pass(self.rows.batch(0, micro_rows))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             fits = False
         else:
             fits = True
-        self.updater.optimizer.zero_grad()
-        if not fits:
+        del room
+        self.updater.forget()
+        if not fits and self.updater.device.type == "cuda":
             torch.cuda.empty_cache()
         return fits
+
+    def activation_bytes(self, method: Method = "none") -> float:
+        """Bytes that a forward pass keeps for each token, measured on a short row.
+
+        method: the one with which the model's blocks work now.
+        """
+        batch = self.rows.batch(0, 1)
+        tokens = min(SHORT_ROW, batch.inputs.shape[1])
+        short = Batch(
+            *(
+                None if tensor is None else tensor[:, :tokens]
+                for tensor in (batch.inputs, batch.targets, batch.segments, batch.positions)
+            )  # type: ignore[arg-type]
+        ).to(self.updater.device)
+        updater = self.updater
+        kept = activation_bytes(lambda: updater.objective(updater.model, short)[0], method)
+        updater.forget()
+        return kept / tokens
+
+    def _room_for_moments(self) -> torch.Tensor | None:
+        """Memory as large as the optimizer's state will be, while there is none yet."""
+        optimizer = self.updater.optimizer
+        if isinstance(optimizer, HostOptimizer):
+            return None
+        numbers = sum(parameter.numel() for parameter in optimizer.parameters)
+        return torch.empty(2 * numbers, device=self.updater.device)
 
     def update_seconds(self, at_least: float, most_steps: int = 20) -> float:
         """Mean seconds of whole updates with a learning rate of 0, over `at_least` seconds.
@@ -73,11 +117,13 @@ class Probe:
         spent, counted = 0.0, 0
         for step in range(most_steps + 1):
             started = time.perf_counter()
-            batch = self.rows.batch(step * self.batch_rows, self.batch_rows)
+            own = self.updater.form.own_rows(step * self.batch_rows, self.batch_rows)
+            batch = self.rows.batch(*own)
             self.updater.update(step, batch, multiplier=0.0)
             self._wait()
             if step:
-                spent, counted = spent + time.perf_counter() - started, counted + 1
+                took = self.updater.form.agree(time.perf_counter() - started)
+                spent, counted = spent + took, counted + 1
             if counted >= 2 and spent >= at_least:
                 break
         self.updater.optimizer.clear_state()
@@ -94,7 +140,7 @@ class Probe:
         finally:
             self.updater.micro_rows = micro_rows
             self.updater.optimizer.zero_grad()
-        return time.perf_counter() - started
+        return self.updater.form.agree(time.perf_counter() - started)
 
     def _wait(self) -> None:
         if self.updater.device.type == "cuda":
@@ -124,6 +170,73 @@ def choose_precision(wanted: str, choices: Choices, fast_bf16: bool, probe: Prob
     return choices.decide("precision", best, f"measured on {rows} rows: {reason}")
 
 
+def choose_checkpointing(
+    wanted: Method | Literal["auto"],
+    budget: float,
+    choices: Choices,
+    probe: Probe,
+    *,
+    compiled: bool,
+) -> str:
+    """Which activations to compute again; leaves the model in that state.
+
+    By itself a run keeps them all where that fits. On a CPU what is kept is measured on a short
+    row. On a GPU each method is tried with the most rows that fit: the quickest per token wins.
+    """
+    updater = probe.updater
+    if wanted != "auto":
+        checkpoint_activations(updater.model, wanted, budget, compiled=compiled)
+        share = f"{100 * budget:g} % of them stay" if wanted == "budget" else "as asked"
+        return choices.decide("checkpointing", wanted, share)
+    if not blocks_of(updater.model):
+        return choices.decide("checkpointing", "none", "no blocks")
+    if updater.form.size > 1:
+        return choices.decide("checkpointing", "none", "several processes: where asked for only")
+    if updater.device.type == "cpu":
+        return _checkpointing_by_memory(choices, probe)
+    return _checkpointing_by_speed(choices, probe)
+
+
+def _checkpointing_by_memory(choices: Choices, probe: Probe) -> str:
+    """The first method whose activations of one pass fit into half of the memory."""
+    length, model = probe.rows.sequence_length, probe.updater.model
+    tokens = length * max(1, min(probe.batch_rows, CPU_TOKENS // length))
+    tokens *= torch.get_num_threads()  # each lane has a pass of its own
+    room = 0.5 * machine().memory_bytes
+    figures = []
+    for method in TRIED:
+        checkpoint_activations(model, method)
+        needed = tokens * probe.activation_bytes(method)
+        figures.append(f"{method} {human_bytes(needed)}")
+        if needed <= room:
+            break
+    reason = f"activations of {tokens:,} tokens: {', '.join(figures)}; room: {human_bytes(room)}"
+    return choices.decide("checkpointing", method, reason)
+
+
+def _checkpointing_by_speed(choices: Choices, probe: Probe) -> str:
+    """On a device with memory of its own: none if enough rows fit, else what is quickest."""
+    length, model = probe.rows.sequence_length, probe.updater.model
+    most = min(probe.batch_rows, max(1, DEVICE_TOKENS // length))
+    enough = min(most, max(1, ENOUGH_TOKENS // length))
+    rates: dict[Method, float] = {}
+    figures = []
+    for method in TRIED:
+        checkpoint_activations(model, method)
+        rows = most
+        while rows and not probe.fits(rows):
+            rows //= 2
+        if method == "none" and rows >= enough:
+            reason = f"{rows} rows of {length} fit, enough to fill the device"
+            return choices.decide("checkpointing", "none", reason)
+        if rows:
+            rates[method] = rows * length / probe.micro_seconds(rows)
+            figures.append(f"{method} {rates[method]:,.0f} tokens/s with {rows} rows")
+    best: Method = max(rates, key=lambda method: rates[method], default="full")
+    checkpoint_activations(model, best)
+    return choices.decide("checkpointing", best, "; ".join(figures) or "not even one row fits")
+
+
 def choose_compile(
     wanted: str | bool,
     choices: Choices,
@@ -142,6 +255,8 @@ def choose_compile(
     updater, device = probe.updater, choices["device"]
     if wanted is False or not blocks_of(updater.model):
         return choices.decide("compile", False, "as asked" if wanted is False else "no blocks")
+    if wanted == "auto" and updater.form.size > 1:
+        return choices.decide("compile", False, "several processes: where asked for only")
     if wanted is True:
         if (error := try_compile(probe)) is not None:
             raise UserError(
@@ -218,6 +333,8 @@ def _why_no_lanes(choices: Choices, probe: Probe, cores: int) -> str | None:
     """What forbids more than one lane, if anything."""
     if probe.updater.device.type != "cpu":
         return "one device"
+    if probe.updater.form.size > 1:
+        return "several processes"
     if choices["compile"]:
         return "the blocks are compiled"
     if not can_have_lanes(probe.updater.model):
@@ -251,6 +368,8 @@ def choose_steps_for_time(
 
 def set_dtype(updater: Updater, precision: str) -> None:
     """Let the model compute in `precision`."""
+    if precision == "fp8":
+        use_float8(updater.model)
     updater.model.compute_dtype = DTYPES[precision]  # type: ignore[assignment]
 
 

@@ -12,23 +12,46 @@ from torch import nn
 
 from langwright.base import Config, UserError, hash_json, machine, matmul_peak
 from langwright.dataset import Rows
-from langwright.optim import build_optimizer
-from langwright.train.choices import Choices, choose_device, choose_micro_rows
-from langwright.train.compiling import compile_blocks
+from langwright.model import ModelConfig, attention_kernel
+from langwright.optim import OptimizerSet, fallen_share, schedule
+from langwright.parallel import (
+    Alone,
+    World,
+    from_seed,
+    from_tensors,
+    layout,
+    parallelise,
+)
+from langwright.train.activation_checkpointing import checkpoint_activations
+from langwright.train.changes import Changes
+from langwright.train.choices import (
+    DTYPES,
+    Choices,
+    choose_device,
+    choose_micro_rows,
+    even_part,
+)
+from langwright.train.compiling import compile_blocks, undo_compile
 from langwright.train.config import COSMETIC, TrainConfig
+from langwright.train.float8 import undo_float8, use_float8
+from langwright.train.host_memory import keep_freed_memory
 from langwright.train.loss_scale import LossScale
 from langwright.train.objective import Objective
+from langwright.train.offload import HostOptimizer, offloading
 from langwright.train.probe import (
     Probe,
+    choose_checkpointing,
     choose_compile,
     choose_lanes,
     choose_precision,
     choose_steps_for_time,
     set_dtype,
 )
+from langwright.train.timeline import Timeline
 from langwright.train.update import Updater
 
 FORWARD_SHARE = 0.4  # an evaluation's cost per token, as a share of a training step's
+UNTRIED_TOKENS = 16_384  # of a micro-batch on a GPU where larger ones are not tried out
 EVALUATIONS = 10  # per run, where the config does not say
 
 
@@ -37,15 +60,41 @@ class Setup:
     """A run that is ready: what updates the model, on what rows, how often."""
 
     updater: Updater
+    form: Alone  # how the work is spread over processes
     choices: Choices
-    batch_rows: int  # rows of a global batch
-    row_tokens: int  # T
-    total_steps: int
+    timeline: Timeline  # which rows each update takes
+    changes: Changes  # that came or will come on the way
+    config: TrainConfig
+
+    def __post_init__(self) -> None:
+        plan = self.config.schedule, self.timeline.places
+        self._schedule, self._fallen = schedule(*plan), fallen_share(*plan)
 
     @property
-    def batch_tokens(self) -> int:
-        """Tokens of a global batch, counted or not."""
-        return self.batch_rows * self.row_tokens
+    def total_steps(self) -> int:
+        """Updates of the whole run, as far as is known now."""
+        return self.timeline.total_steps
+
+    @property
+    def row_tokens(self) -> int:
+        """T, tokens in a row."""
+        return self.timeline.row_tokens
+
+    def tokens(self, step: int) -> int:
+        """Tokens, counted or not, of the first `step` updates."""
+        return self.timeline.tokens(step)
+
+    def multiplier(self, step: int) -> float:
+        """Of the peak rate, in update `step` (from 0)."""
+        rate = self.timeline.at(min(step, self.total_steps - 1)).rate
+        return rate * self._schedule(self.timeline.place(step))
+
+    def set_pace(self, step: int) -> float:
+        """Set weight decay, momentum and rate of update `step`; returns the rate's multiplier."""
+        multiplier, place = self.multiplier(step), self.timeline.place(step)
+        share, fallen = self.timeline.share(step), self._fallen(place)
+        self.updater.optimizer.set_pace(step, share, multiplier, fallen)
+        return multiplier
 
 
 def prepare(
@@ -58,6 +107,8 @@ def prepare(
     valid_rows: int,
     started: float,
     say: Callable[[str], None],
+    world: World | None = None,
+    fresh: bool = False,
 ) -> Setup:
     """Make all choices, or take those of an earlier start from `path`, and build the updater.
 
@@ -65,38 +116,134 @@ def prepare(
         path: choices.json.
         valid_rows: rows looked at by one evaluation.
         started: `time.perf_counter()` at the run's beginning; a time budget counts from there.
+        world: the processes of the run; all of them call this together.
+        fresh: the model's weights are (or, on the meta device, will be) drawn from the seed.
     """
-    key = run_key(model, rows, config)
+    world = world or World()
+    key = run_key(model, rows, config, fresh)
     old = Choices.load(path, key, say)
     choices = old or Choices(key, say)
     device = choices["device"] if old else choose_device(config.device, choices)
-    model.to(device).train()
     batch_rows = _batch_rows(config, rows)
+    form = spread(model, config, world, device, fresh=fresh, say=say)
+    if batch_rows % form.data_size:
+        raise UserError(
+            "the rows of a batch cannot be shared out evenly",
+            where="batch_tokens",
+            found=f"{batch_rows} rows over {form.data_size} processes (dp_replicate x dp_shard)",
+            expected=f"a multiple of {form.data_size * rows.sequence_length:,} tokens",
+        )
+    place = torch.device(device if form.size == 1 else world.device)
+    if place.type == "cpu":
+        keep_freed_memory()
+    optimizer = form.optimizer(config.optim)
+    if config.offload in ("optimizer", "both"):
+        optimizer = _in_main_memory(optimizer, form)
+    if config.offload in ("activations", "both"):
+        objective = offloading(objective, place)
     updater = Updater(
-        model,
-        build_optimizer(model, config.optim),
+        form.model,
+        optimizer,
         objective,
-        device=torch.device(device),
-        micro_rows=batch_rows,
+        device=place,
+        micro_rows=batch_rows // form.data_size,
         clip=config.clip,
         seed=config.seed,
         say=say,
+        form=form,
+        router_bias_rate=config.router_bias_rate,
     )
     if old:
         say("going on with the choices of the first start: " + _brief(choices))
-        _apply(choices, updater, model)
+        _apply(choices, updater, config)
     else:
         _choose(config, choices, Probe(updater, rows, batch_rows), valid_rows, started)
-        choices.save(path)
-    updater.optimizer.zero_grad()
-    return Setup(updater, choices, batch_rows, rows.sequence_length, choices["total_steps"])
+        if form.first:
+            choices.save(path)
+        form.wait()
+    updater.forget()
+    timeline = Timeline(
+        rows,
+        batch_rows,
+        choices["total_steps"],
+        by_tokens=config.steps is None,
+        parts=form.data_size,
+    )
+    peak_lr, folder = config.optim.peak_lr, path.parent
+    changes = Changes(config.changes, timeline, peak_lr, folder, form, say)
+    return Setup(updater, form, choices, timeline, changes, config)
 
 
-def run_key(model: nn.Module, rows: Rows, config: TrainConfig) -> str:
-    """Hash of everything that decides the final weights (of the first weights, a sample)."""
+def spread(
+    model: nn.Module,
+    config: TrainConfig,
+    world: World,
+    device: str,
+    *,
+    fresh: bool,
+    say: Callable[[str], None],
+) -> Alone:
+    """The model on its device, or on those of all processes as ``config.parallel`` says."""
+    place = layout(config.parallel, world)
+    if place.alone:
+        model.to(device).train()
+        return Alone(model)
+    model_config = getattr(model, "config", None)
+    if not isinstance(model_config, ModelConfig):
+        raise UserError("only our own transformer can be spread over processes", where="parallel")
+    say(f"{world.size} processes: {place.describe()}")
+    seed = config.seed
+    weights = dict(model.named_parameters())
+    source = from_seed(model_config, seed) if fresh else from_tensors(weights)
+    # What the choice of a precision will come to: it decides how FSDP gathers weights.
+    fast = "bf16" if world.device.startswith("cuda") else "fp32"
+    precision = fast if config.precision == "auto" else config.precision
+    return parallelise(
+        model_config,
+        seed,
+        place,
+        source=source,
+        compute_dtype=DTYPES.get(precision, torch.bfloat16),
+        before_sharding=_before_sharding(config),
+    )
+
+
+def _before_sharding(config: TrainConfig) -> Callable[[nn.Module], None] | None:
+    """What must be done to blocks before their weights are shared out."""
+    if config.precision != "fp8":
+        return None
+    if config.parallel.tp > 1 or config.parallel.pp > 1:
+        raise UserError(
+            "float8 does not go together with tensor or pipeline parallel",
+            where="precision",
+            fix="precision = bf16, or shares of the data only (dp_shard, dp_replicate)",
+        )
+    return lambda model: (use_float8(model), None)[1]
+
+
+def _in_main_memory(optimizer: OptimizerSet, form: Alone) -> OptimizerSet:
+    if form.size > 1:
+        raise UserError(
+            "over several processes the optimizer goes to main memory with its weights",
+            where="offload",
+            fix="parallel.offload = true",
+        )
+    return HostOptimizer(optimizer)
+
+
+def plain_again(model: nn.Module) -> None:
+    """Take back what a run has done to a model besides training it."""
+    undo_compile(model)
+    checkpoint_activations(model, "none")
+    undo_float8(model)
+
+
+def run_key(model: nn.Module, rows: Rows, config: TrainConfig, fresh: bool = False) -> str:
+    """Hash of everything that decides the final weights (of the first weights, a sample; of those
+    drawn from the seed, nothing more)."""
     settings = {name: v for name, v in config.to_json().items() if name not in COSMETIC}
     shapes = {
-        name: [list(p.shape), p.detach().flatten()[:4].tolist()]
+        name: [list(p.shape), "drawn" if fresh else p.detach().flatten()[:4].tolist()]
         for name, p in model.named_parameters()
     }
     model_config = getattr(model, "config", None)
@@ -111,7 +258,9 @@ def peak_rate(choices: Choices) -> float | None:
     """
     if choices["device"] == "cpu" and choices["precision"] == "fp16":
         return None
-    return matmul_peak(choices["precision"], choices["device"])
+    precision = choices["precision"]
+    # Shares of peak are of bf16's also for float8: so its gain shows.
+    return matmul_peak("bf16" if precision == "fp8" else precision, choices["device"])
 
 
 def evaluation_interval(config: TrainConfig, total_steps: int) -> int:
@@ -129,11 +278,23 @@ def _choose(
     fast_bf16 = machine().bf16 if kind == machine().device else kind == "cuda"
     precision = choose_precision(config.precision, choices, fast_bf16, probe)
     set_dtype(updater, precision)
+    _tell_attention(choices, updater, rows.sequence_length)
     if precision == "fp16":
         updater.loss_scale = LossScale(updater.device)
-    updater.micro_rows = choose_micro_rows(
-        config.micro_batch_rows, probe.batch_rows, rows.sequence_length, choices, probe.fits
+    compiled = config.compile is True
+    choose_checkpointing(
+        config.checkpointing, config.activation_budget, choices, probe, compiled=compiled
     )
+    own_rows = probe.batch_rows // updater.form.data_size
+    if updater.form.size > 1 and kind == "cuda" and config.micro_batch_rows is None:
+        # A process that runs out of memory alone would leave the others waiting for it.
+        most = max(1, UNTRIED_TOKENS // rows.sequence_length)
+        reason = f"{UNTRIED_TOKENS:,} tokens; with several processes more is not tried out"
+        updater.micro_rows = choices.decide("micro_batch_rows", even_part(own_rows, most), reason)
+    else:
+        updater.micro_rows = choose_micro_rows(
+            config.micro_batch_rows, own_rows, rows.sequence_length, choices, probe.fits
+        )
     steps = _fixed_steps(config, rows, probe.batch_rows)
     budget = None if config.minutes is None else 60.0 * config.minutes
     choose_compile(config.compile, choices, probe, steps=steps, seconds=budget)
@@ -153,14 +314,29 @@ def _choose(
     choose_steps_for_time(left, evaluations, choices, probe)
 
 
-def _apply(choices: Choices, updater: Updater, model: nn.Module) -> None:
+def _tell_attention(choices: Choices, updater: Updater, length: int) -> None:
+    """Write down which kernel computes the model's attention; the model itself picks it."""
+    model_config = getattr(updater.model, "config", None)
+    if isinstance(model_config, ModelConfig):
+        dtype = DTYPES[choices["precision"]]
+        kernel = attention_kernel(model_config, updater.device, dtype, length, training=True)
+        choices.decide("attention", *kernel)
+
+
+def _apply(choices: Choices, updater: Updater, config: TrainConfig) -> None:
     set_dtype(updater, choices["precision"])
+    checkpoint_activations(
+        updater.model,
+        choices["checkpointing"],
+        config.activation_budget,
+        compiled=config.compile is True,
+    )
     if choices["precision"] == "fp16":
         updater.loss_scale = LossScale(updater.device)
     updater.micro_rows = choices["micro_batch_rows"]
     if choices["compile"]:
-        compile_blocks(model)
-    updater.use_lanes(choices["lanes"])
+        compile_blocks(updater.model)
+    updater.use_lanes(choices["lanes"] if updater.form.size == 1 else 1)
 
 
 def _batch_rows(config: TrainConfig, rows: Rows) -> int:

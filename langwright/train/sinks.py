@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,13 +77,81 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def open_sinks(config: TrainConfig, folder: Path, start_step: int) -> list[Sink]:
-    """The sinks that the config asks for."""
+class Trackio:
+    """A Trackio run: Weights & Biases' interface, kept on this machine."""
+
+    def __init__(self, project: str, folder: Path, config: TrainConfig) -> None:
+        try:
+            import trackio
+        except ImportError:
+            raise UserError(
+                "Trackio is not installed", where="trackio", fix="pip install trackio"
+            ) from None
+        self._library: Any = trackio
+        name = f"{folder.resolve().parent.name}-{hash_json(str(folder.resolve()))[:8]}"
+        trackio.init(project=project, name=name, resume="allow", config=config.to_json())
+
+    def write(self, records: list[Record]) -> None:
+        """Log the numbers of each record at its step."""
+        for record in records:
+            self._library.log(numbers(record), step=record["step"])
+
+    def close(self) -> None:
+        """End the run."""
+        self._library.finish()
+
+
+class Guarded:
+    """A sink whose failures (a full disk, no network) stop itself and not the training."""
+
+    def __init__(self, inner: Sink, name: str, say: Callable[[str], None]) -> None:
+        self._inner, self._name, self._say = inner, name, say
+        self._broken = False
+
+    def write(self, records: list[Record]) -> None:
+        """As the inner sink; after a failure nothing more."""
+        self._try(self._inner.write, records)
+
+    def close(self) -> None:
+        """As the inner sink."""
+        self._try(self._inner.close)
+
+    def _try(self, work: Callable[..., None], *arguments: Any) -> None:
+        if self._broken:
+            return
+        try:
+            work(*arguments)
+        except Exception as error:
+            self._broken = True
+            self._say(
+                f"{self._name} failed ({type(error).__name__}: {error}) and gets no more figures; "
+                "metrics.jsonl has them all"
+            )
+
+
+def open_sinks(
+    config: TrainConfig,
+    folder: Path,
+    start_step: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Sink]:
+    """The sinks that the config asks for.
+
+    Args:
+        start_step: updates made by earlier starts.
+        say: told when a sink fails later on.
+
+    Raises:
+        UserError: the software of a sink is not installed.
+    """
     sinks: list[Sink] = []
     if config.tensorboard:
-        sinks.append(TensorBoard(folder, start_step))
+        sinks.append(Guarded(TensorBoard(folder, start_step), "TensorBoard", say))
     if config.wandb:
-        sinks.append(WeightsAndBiases(config.wandb, folder, config))
+        inner = WeightsAndBiases(config.wandb, folder, config)
+        sinks.append(Guarded(inner, "Weights & Biases", say))
+    if config.trackio:
+        sinks.append(Guarded(Trackio(config.trackio, folder, config), "Trackio", say))
     return sinks
 
 

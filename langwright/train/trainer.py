@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import functools
+import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from langwright.base import UserError, peak_memory_bytes, say
-from langwright.dataset import Batch, Prefetcher, Rows
-from langwright.optim import schedule
-from langwright.train.checkpoint import (
-    BEST,
-    keep_newest,
-    newest_checkpoint,
-    open_checkpoint,
-    restore_model,
-    save_best,
-    save_checkpoint,
-)
-from langwright.train.compiling import undo_compile
+from langwright.dataset import Rows
+from langwright.parallel import Alone, Distributed, process_group, world
+from langwright.train.checkpoint import restore_model
 from langwright.train.config import TrainConfig
+from langwright.train.feed import batches
 from langwright.train.looks import draw_samples, evaluate_all, told
+from langwright.train.metrics import MetricsLog
 from langwright.train.objective import Objective, language_model_loss
 from langwright.train.report import Report
-from langwright.train.setup import Setup, evaluation_interval, prepare
+from langwright.train.saver import Saver
+from langwright.train.setup import Setup, evaluation_interval, plain_again, prepare
 from langwright.train.signals import StopSignals
-
-SAVE_SHARE = 0.02  # of the time may go into saving
 
 
 class Trainer:
@@ -50,6 +43,11 @@ class Trainer:
         tokenizer: needed for samples.
         title: stands beside the progress bar.
         quiet: print nothing.
+        fresh: the model's weights are those of `build_model` for the config's seed; it may then be
+            on the meta device.
+
+    Under torchrun every process makes a trainer with equal arguments. Only the first one prints and
+    writes, and only its `model` gets the final weights.
     """
 
     def __init__(
@@ -64,7 +62,10 @@ class Trainer:
         tokenizer: Any = None,
         title: str = "train",
         quiet: bool = False,
+        fresh: bool = False,
     ) -> None:
+        self.world = world(config.device)
+        self.fresh = fresh
         if objective is language_model_loss and config.chunk_tokens is not None:
             objective = functools.partial(language_model_loss, chunk_tokens=config.chunk_tokens)
         if config.sample_prompts and tokenizer is None:
@@ -78,7 +79,7 @@ class Trainer:
         self.objective = objective
         self.tokenizer = tokenizer
         self.title = title
-        self.quiet = quiet
+        self.quiet = quiet or not self.world.first
         self.resumes = 0
         self._seconds_before = 0.0  # in earlier starts of this run
 
@@ -93,82 +94,118 @@ class Trainer:
         self._started = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with StopSignals(self._say) as self.stop:
-                self.setup = self._prepare()
-                start = self._resume()
-                if self.stop.requested is not None:
-                    self._say("stopped before the first step; the same command begins again")
-                    self.stop.leave()
-                self.report = Report(
-                    self.setup,
-                    self.config,
-                    self.folder,
-                    start,
-                    seconds=self._seconds,
-                    title=self.title,
-                    quiet=self.quiet,
-                )
-                try:
-                    self._loop(start)
-                finally:
-                    self.report.close()
-            return self._finish()
+            with process_group(self.world):
+                with StopSignals(self._say) as self.stop:
+                    self._train()
+                return self._finish()
         finally:
-            undo_compile(self.model)
-            self.model.to("cpu").eval()
+            plain_again(self.model)
+            if not any(parameter.is_meta for parameter in self.model.parameters()):
+                self.model.to("cpu").eval()
+
+    def _train(self) -> None:
+        """Prepare, go on from a checkpoint, run the loop."""
+        self.setup = self._prepare()
+        updater = self.setup.updater
+        self.saver = Saver(self.checkpoints, self.form, updater.optimizer, self.config, self._say)
+        start = self._resume()
+        self.setup.changes.resume(start, self._evaluations(start))
+        if self._stop_requested():
+            self._say("stopped before the first step; the same command begins again")
+            self.stop.leave()
+        self.report = Report(
+            self.setup,
+            self.config,
+            self.folder,
+            start,
+            rows=self.rows,
+            tokenizer=self.tokenizer,
+            seconds=self._seconds,
+            title=self.title,
+            quiet=self.quiet,
+        )
+        try:
+            self._loop(start)
+        finally:
+            try:
+                self.saver.close()
+            finally:
+                self.report.close()
+
+    @property
+    def form(self) -> Alone:
+        """How the work is spread over processes."""
+        return self.setup.form
 
     # -- the loop ---------------------------------------------------------------------------------
 
     def _loop(self, start: int) -> None:
         setup, report = self.setup, self.report
-        multiplier = schedule(self.config.schedule, setup.total_steps)
         with report.bar:
             self._catch_up(start)
             report.restart_clock()
-            for step, batch in enumerate(self._batches(start), start):
-                outcome = setup.updater.update(step, batch, multiplier(step))
+            for step, batch in enumerate(report.waiting(batches(setup, start)), start):
+                self._tell_changes(step)
+                with report.around(step + 1, batch):
+                    outcome = setup.updater.update(step, batch, setup.set_pace(step))
                 report.took(step + 1, outcome)
                 self._housekeeping(step + 1)
 
-    def _batches(self, start: int) -> Iterator[Batch]:
-        """The global batches from step `start` on; made ahead of time if the device is not the CPU
-        (there it would take the cores from the training itself)."""
-        rows, steps = self.setup.batch_rows, self.setup.total_steps
-        if self.setup.updater.device.type == "cpu":
-            for step in range(start, steps):
-                yield self.rows.batch(step * rows, rows)
-            return
-        with Prefetcher(self.rows, start * rows, rows, steps=steps - start) as batches:
-            yield from batches
+    def _tell_changes(self, step: int) -> None:
+        """Write down what changes with update `step`, once."""
+        for record in self.setup.changes.before(step):
+            whole = {**self.report.place(step), **record}
+            known = (r for r in self.report.log.read() if "change" in r)
+            if any(r["step"] == step and r["change"] == record["change"] for r in known):
+                continue
+            self.report.add(whole)
+            what = ", ".join(f"{name} {value}" for name, value in record["change"].items())
+            self._say(f"from step {step + 1:,} on: {what} ({record['reason']})")
 
     def _housekeeping(self, step: int) -> None:
         """What may be due after `step` updates: metrics, a checkpoint, an evaluation, a stop."""
         now = time.perf_counter()
-        last = step == self.setup.total_steps
-        look, stop = self._look_due(step), self.stop.requested is not None
-        save = last or stop or self._save_due(step, now)
+        save_due, look_saves = self.saver.due(step)
+        asked = self.setup.changes.asked(now)
+        stop, save, look_saves, asked = self._agreed(save_due, look_saves, asked)
+        if asked:
+            self.setup.changes.look(step)
+        last = step >= self.setup.total_steps
+        look = self._look_due(step)
+        save = save or last or stop
         if not (save or look):
             if self.report.flush_due(now):
-                self.report.flush()
+                self.report.flush(wait=False)
             return
         self.report.flush()
-        # Before an evaluation a checkpoint is written too, if the last one has paid for itself.
-        when, cost = self._last_save
-        if save or now - when >= cost / SAVE_SHARE:
+        if save or look_saves:
             self._save(step)
         if look:
             self._look(step)
-        if self.stop.requested is not None and not last:
+        if self._stop_requested() and not last:
             self._leave(step)
         self.report.restart_clock()
 
+    def _stop_requested(self) -> bool:
+        """Whether some process has been asked to stop."""
+        return self._agreed()[0]
+
+    def _agreed(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether to stop (if any process was asked to), then the first process's flags."""
+        own = [flag and self.form.first for flag in flags]
+        stop, *others = self.form.any(self.stop.requested is not None, *own)
+        if stop and self.stop.requested is None:
+            self.stop.requested = signal.SIGTERM
+        return stop, *others
+
     def _leave(self, step: int) -> None:
         """Stop as the signal asks, with everything saved."""
-        if not (self.checkpoints / f"step-{step:07d}").exists():
+        if not self.saver.saved(step):
             self._save(step)
+        where = f"saved in {self.checkpoints}" if self.saver.saved(step) else "not saved"
         self._say(
-            f"stopped after step {step:,} of {self.setup.total_steps:,}, saved in "
-            f"{self.checkpoints}; the same command goes on from here"
+            f"stopped after step {step:,} of {self.setup.total_steps:,}, {where}; the same "
+            "command goes on from the last checkpoint"
         )
         self.stop.leave()
 
@@ -178,7 +215,7 @@ class Trainer:
         return self._evaluation_due(step) or self._samples_due(step)
 
     def _evaluation_due(self, step: int) -> bool:
-        every = evaluation_interval(self.config, self.setup.total_steps)
+        every = evaluation_interval(self.config, self.setup.changes.planned_steps)
         return bool(self.valid) and self._turn(step, every)
 
     def _samples_due(self, step: int) -> bool:
@@ -186,7 +223,7 @@ class Trainer:
         if every == 0 or not self.config.sample_prompts:
             return False
         if every is None:
-            every = evaluation_interval(self.config, self.setup.total_steps)
+            every = evaluation_interval(self.config, self.setup.changes.planned_steps)
         return self._turn(step, every)
 
     def _turn(self, step: int, every: int) -> bool:
@@ -198,53 +235,52 @@ class Trainer:
         report = self.report
         record = report.place(step)
         if self._evaluation_due(step):
-            losses = evaluate_all(self.model, self.valid, self.config.evaluate_rows)
+            losses = self.form.inside(evaluate_all, self.valid, self.config.evaluate_rows)
             record |= losses
-            if report.history.is_best(losses["valid_loss"]):
-                save_best(self.checkpoints, self.model, {"step": step, **losses})
+            if self.form.agree(report.history.is_best(losses["valid_loss"])):
+                self.saver.save_best(step, losses)
             self._say(f"step {step:,}: " + told(losses))
-        if self._samples_due(step):
-            record["samples"] = draw_samples(self.model, self.tokenizer, self.config)
+        if self._samples_due(step) and not self.form.whole:
+            self._say("no samples: the weights are spread over processes")
+        elif self._samples_due(step) and self.form.first:
+            record["samples"] = draw_samples(self.form.model, self.tokenizer, self.config)
             for sample in record["samples"]:
                 self._say("sample: " + " ".join((sample["prompt"] + sample["text"]).split()))
         report.add(record)
+        if "valid_loss" in record:
+            self.setup.changes.evaluated(step, self.form.agree(record["valid_loss"]))
+
+    def _evaluations(self, start: int) -> list[dict[str, Any]]:
+        """Validation losses that earlier starts of this run have written down."""
+        log = MetricsLog(self.folder / "metrics.jsonl")
+        found = [r for r in log.read() if "valid_loss" in r and r["step"] <= start]
+        return self.form.agree([{n: r[n] for n in ("step", "valid_loss")} for r in found])
 
     def _catch_up(self, step: int) -> None:
         """The look that was due at the checkpoint may not have been taken before the kill."""
         if step == 0 or not self._look_due(step):
             return
         looks = (r for r in self.report.log.read() if "valid_loss" in r or "samples" in r)
-        if not any(record["step"] == step for record in looks):
+        if self.form.agree(not any(record["step"] == step for record in looks)):
             self._look(step)
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    def _save_due(self, step: int, now: float) -> bool:
-        when, cost = self._last_save
-        every = self.config.checkpoint_every
-        interval = max(60.0 * self.config.checkpoint_minutes, cost / SAVE_SHARE)
-        return now - when >= interval or bool(every and step % every == 0)
-
     def _save(self, step: int) -> None:
-        begun = time.perf_counter()
         updater = self.setup.updater
         state = {
-            "tokens": step * self.setup.batch_tokens,
+            "tokens": self.setup.tokens(step),
             "seconds": self._seconds(),
             "resumes": self.resumes,
             "loss_scale": updater.loss_scale.state_dict() if updater.loss_scale else None,
             "micro_batch_rows": updater.micro_rows,
             "key": self.setup.choices.key,
         }
-        save_checkpoint(self.checkpoints, step, self.model, updater.optimizer.state_dict(), state)
-        keep_newest(self.checkpoints, self.config.keep_last)
-        ended = time.perf_counter()
-        self._last_save = (ended, ended - begun)
+        self.saver.save(step, state)
 
     def _resume(self) -> int:
         """Restore the newest whole checkpoint, if any; returns the updates already made."""
-        self._last_save = (time.perf_counter(), 0.0)  # when, and how long it took
-        found = newest_checkpoint(self.checkpoints, self._say)
+        found = self.saver.newest()
         if found is None:
             return 0
         state, updater = found.state, self.setup.updater
@@ -254,8 +290,7 @@ class Trainer:
                 where=found.path,
                 fix="choose another folder, or delete the checkpoints",
             )
-        restore_model(self.model, found.weights(), found.path)
-        updater.optimizer.load_state_dict(found.optimizer())
+        self.saver.restore(found)
         updater.micro_rows = state["micro_batch_rows"]
         if updater.loss_scale is not None:
             updater.loss_scale.load_state_dict(state["loss_scale"])
@@ -279,14 +314,17 @@ class Trainer:
             valid_rows=sum(sizes),
             started=self._started,
             say=self._say,
+            world=self.world,
+            fresh=self.fresh,
         )
 
     def _finish(self) -> dict[str, Any]:
-        history, tokens = self.report.history, self.setup.total_steps * self.setup.batch_tokens
-        if self.config.final == "best" and history.best_step is not None:
-            best = open_checkpoint(self.checkpoints / BEST)
-            restore_model(self.model, best.weights(), best.path)
-            self._say(f"result: the weights of step {history.best_step:,}, the best in validation")
+        history, tokens = self.report.history, self.setup.tokens(self.setup.total_steps)
+        best_step = self.form.agree(history.best_step)
+        if self.config.final == "best" and best_step is not None:
+            step = self.saver.restore_best()
+            self._say(f"result: the weights of step {step:,}, the best in validation")
+        self._bring_home()
         seconds = self._seconds()
         device = str(self.setup.updater.device)
         last = history.last_valid or {"valid_loss": None}
@@ -304,8 +342,19 @@ class Trainer:
             "mfu": self.report.peak_share(self.report.mean_rate),
             "peak_memory_bytes": peak_memory_bytes(device),
             "non_finite_steps": history.bad_steps,
+            "loss_spikes": self.report.watch.spikes.count,
             "resumes": self.resumes,
+            "failed_saves": self.saver.failed,
         }
+
+    def _bring_home(self) -> None:
+        """Put the final weights into the model that was given, on the first process."""
+        if not isinstance(self.form, Distributed):
+            return
+        weights = self.form.full_state()
+        if self.form.first:
+            self.model.to_empty(device="cpu")
+            restore_model(self.model, weights)
 
     def _seconds(self) -> float:
         """Seconds of this run so far, all its starts together (up to their checkpoints)."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from langwright.base import seed_for
+from langwright.base import UserError, seed_for
 from langwright.dataset import Batch
-from langwright.optim import OptimizerSet, clip_gradients
+from langwright.optim import OptimizerSet
+from langwright.parallel import Alone
 from langwright.train.lanes import Lanes
 from langwright.train.loss_scale import LossScale
 from langwright.train.objective import Objective
+from langwright.train.router_balance import balance_routers, forget_loads
 
 
 @dataclass
@@ -42,6 +44,9 @@ class Updater:
             random state to save.
         loss_scale: for fp16, else None.
         say: told when memory runs out and micro-batches are halved.
+        form: of the work over processes; None: there is only this one. Batches hold this process's
+            own rows, as many as those of every other.
+        router_bias_rate: see `balance_routers`.
     """
 
     def __init__(
@@ -56,7 +61,10 @@ class Updater:
         seed: int,
         loss_scale: LossScale | None = None,
         say: Callable[[str], None] = lambda text: None,
+        form: Alone | None = None,
+        router_bias_rate: float = 0.0,
     ) -> None:
+        self.form = Alone(model) if form is None else form
         self.model = model
         self.optimizer = optimizer
         self.objective = objective
@@ -66,6 +74,7 @@ class Updater:
         self.seed = seed
         self.loss_scale = loss_scale
         self.say = say
+        self.router_bias_rate = router_bias_rate
         self.lanes: Lanes | None = None
 
     def use_lanes(self, count: int) -> None:
@@ -79,9 +88,9 @@ class Updater:
 
         A batch whose loss or gradient is not finite changes nothing but the loss scale.
         """
-        self.optimizer.zero_grad()
+        self.forget()
         loss, factor = self._gradients(step, batch)
-        norm = clip_gradients(self.optimizer.parameters, self.clip, factor=factor)
+        norm = self.form.clip(self.optimizer, self.clip, factor)
         bad = (~torch.isfinite(norm + loss)).float()
         self.optimizer.set_lr(multiplier)
         if self.device.type != "cpu":
@@ -90,21 +99,45 @@ class Updater:
             self.optimizer.step()
         if self.loss_scale is not None:
             self.loss_scale.update(bad)
+        # Rounds of measuring have a rate of 0 and must change nothing.
+        rate = self.router_bias_rate if multiplier else 0.0
+        balance_routers(self._models, rate, all_sum=self.form.all_sum, skip=bad)
         self.optimizer.zero_grad()
         return Outcome(loss, norm, bad)
+
+    def forget(self) -> None:
+        """Drop gradients, and what experts were given."""
+        self.optimizer.zero_grad()
+        for model in self._models:
+            forget_loads(model)
+        if self.lanes is not None:
+            self.lanes.drop_gradients()
+
+    @property
+    def _models(self) -> list[nn.Module]:
+        """The model, or those of the lanes, which share its parameters."""
+        return [self.model] if self.lanes is None else self.lanes.models
 
     def _gradients(self, step: int, batch: Batch) -> tuple[Tensor, float | Tensor]:
         """Accumulate, and on a full device do the same in smaller pieces."""
         while True:
             try:
                 return self.accumulate(step, batch)
-            except torch.OutOfMemoryError:
-                if self.micro_rows == 1:
+            except RuntimeError as error:
+                if self.micro_rows == 1 or not out_of_memory(error):
                     raise
+                if self.form.size > 1:  # the others are in the middle of a collective operation
+                    raise UserError(
+                        "out of device memory",
+                        where=f"process {self.form.rank} of {self.form.size}",
+                        found=f"{self.micro_rows} rows at a time",
+                        fix=f"micro_batch_rows = {self.micro_rows // 2}, or share out more",
+                    ) from None
                 self.micro_rows = (self.micro_rows + 1) // 2
-            self.optimizer.zero_grad()
-            torch.cuda.empty_cache()
-            self.say(f"out of device memory: going on with {self.micro_rows} rows at a time")
+            self.forget()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.say(f"out of memory: going on with {self.micro_rows} rows at a time")
 
     def accumulate(self, step: int, batch: Batch) -> tuple[Tensor, float | Tensor]:
         """Add up the gradients of the batch's micro-batches.
@@ -117,28 +150,55 @@ class Updater:
             multiplied: one over the loss scale, and tokens / weight for an objective whose weight
             is not the number of tokens.
         """
-        tokens = max(1, batch.tokens)
+        form = self.form
+        # Of the whole batch over all processes only the places are known yet: `factor` corrects it.
+        tokens = max(1, batch.tokens if form.size == 1 else batch.targets.numel() * form.data_size)
         scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
-        if self.device.type == "cuda":
+        batch = form.own_part(batch)
+        if self.device.type == "cuda" and not batch.inputs.is_pinned():
             batch = batch.pin_memory()  # copies then overlap with work
-        micros = batch.split(self.micro_rows)
+        micro_rows = self.micro_rows
+        if self.lanes is not None:  # a batch may be smaller than when this was chosen
+            micro_rows = min(micro_rows, -(-batch.rows // self.lanes.count))
+        micros = batch.split(micro_rows)
+        first = form.data_rank * len(micros)
 
-        def work(model: nn.Module, index: int) -> tuple[Tensor, Tensor | float]:
-            if self.lanes is None:  # with lanes there is no dropout to draw
-                torch.manual_seed(seed_for(self.seed, "dropout", step, index))
-            micro = micros[index].to(self.device, non_blocking=True)
-            loss_sum, micro_weight = self.objective(model, micro)
-            (loss_sum * (scale / tokens)).backward()
-            return loss_sum.detach().float(), micro_weight
+        def begin(index: int) -> None:
+            torch.manual_seed(seed_for(self.seed, "dropout", step, first + index))
 
         if self.lanes is None:
-            results = [work(self.model, index) for index in range(len(micros))]
-        else:
-            results = self.lanes.map(work, len(micros))
+            here = [micro.to(self.device, non_blocking=True) for micro in micros]
+            results = form.gradients(self.objective, here, scale / tokens, begin)
+        else:  # with lanes there is no dropout to draw
+            results = self.lanes.map(self._lane(micros, scale / tokens), len(micros))
         total: Tensor | float = 0.0
         weight: Tensor | float = 0.0
         for loss_sum, micro_weight in results:
             total = total + loss_sum
             weight = weight + micro_weight
+        if form.size > 1:
+            parts = [torch.as_tensor(x, dtype=torch.float64) for x in (total, weight)]
+            total, weight = form.all_sum(torch.stack([x.to(self.device) for x in parts])).unbind()
+            total, weight = total.float(), weight.float()
         least = weight.clamp(min=1e-9) if isinstance(weight, Tensor) else max(weight, 1e-9)
         return torch.as_tensor(total / least), (tokens / least) / scale
+
+    def _lane(
+        self, micros: list[Batch], scale: Tensor | float
+    ) -> Callable[[nn.Module, int], tuple[Tensor, Tensor | float]]:
+        """The work on one micro-batch in a lane."""
+
+        def work(model: nn.Module, index: int) -> tuple[Tensor, Tensor | float]:
+            loss_sum, weight = self.objective(model, micros[index].to(self.device))
+            (loss_sum * scale).backward()
+            return loss_sum.detach().float(), weight
+
+        return work
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory did not suffice, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator: can't allocate memory" in text or "out of memory" in text

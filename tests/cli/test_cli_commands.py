@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for word in ("run", "corpus", "tokenizer", "dataset", "pretrain", "sft", "eval", "report",
-                 "generate", "chat", "info"):  # fmt: skip
+                 "compare", "generate", "chat", "info"):  # fmt: skip
         assert word in done.stdout
 
 

@@ -228,7 +228,7 @@ def test_flex_attention_equals_reference(segmented, window, options):
     options = {"scale": None, "softcap": None, "sinks": None, **options}
     if options["sinks"]:
         options["sinks"] = torch.randn(4)
-    blocks = window_blocks(150, window, segments, torch.device("cpu"))
+    blocks = window_blocks(150, 150, window, segments, torch.device("cpu"))
     mask = causal_mask(150, 150, window=window)[None, None]
     if segments is not None:
         mask = mask & document_mask(segments)

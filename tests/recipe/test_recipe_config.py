@@ -46,7 +46,7 @@ def test_unknown_section(tmp_path: Path) -> None:
         ('steps = "many"', "valid integer"),
         ("steps = 0", "greater than or equal to 1"),
         ("clip = -1.0", "greater than 0"),
-        ('precision = "fp8"', "'fp32'"),
+        ('precision = "int4"', "'fp32'"),
         ("steps = 3\nminutes = 1.0", "one length"),
     ],
 )

@@ -1,6 +1,9 @@
 """metrics.jsonl, what is read off it, and the sinks."""
 
 import json
+import os
+import sys
+import types
 
 import pytest
 
@@ -8,7 +11,7 @@ from langwright.base import UserError
 from langwright.train import History, MetricsLog
 from langwright.train.choices import even_part
 from langwright.train.config import TrainConfig
-from langwright.train.sinks import numbers, open_sinks
+from langwright.train.sinks import Guarded, numbers, open_sinks
 
 
 def test_cutting_back_drops_later_and_half_written_lines(tmp_path):
@@ -86,3 +89,77 @@ def test_a_missing_sink_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not installed") as error:
         open_sinks(TrainConfig.parse({"wandb": "project"}), tmp_path, 0)
     assert "pip install" in error.value.fix
+
+
+def test_a_full_disk_loses_no_line(tmp_path, monkeypatch):
+    told = []
+    log = MetricsLog(tmp_path / "metrics.jsonl", told.append)
+    log.write([{"step": 1}])
+    write, full = os.write, [True]
+
+    def failing(descriptor, data):
+        if not full[0]:
+            return write(descriptor, data)
+        if len(data) > 5:  # a part still fits
+            return write(descriptor, bytes(data[:5]))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", failing)
+    log.write([{"step": 2}])
+    log.write([{"step": 3}])
+    assert [record["step"] for record in log.read()] == [1]
+    assert log.path.read_text() == '{"step": 1}\n'
+    full[0] = False
+    log.write([{"step": 4}])
+    assert [record["step"] for record in log.read()] == [1, 2, 3, 4]
+    assert len(told) == 2 and "No space left" in told[0] and "nothing was lost" in told[1]
+
+
+def test_a_sink_that_fails_is_told_once_and_training_goes_on(tmp_path):
+    class Broken:
+        calls = 0
+
+        def write(self, records):
+            self.calls += 1
+            raise ConnectionError("no network")
+
+        def close(self):
+            self.calls += 1
+
+    told, inner = [], Broken()
+    sink = Guarded(inner, "Somewhere", told.append)
+    sink.write([{"step": 1}])
+    sink.write([{"step": 2}])
+    sink.close()
+    assert inner.calls == 1
+    assert len(told) == 1 and "Somewhere failed (ConnectionError: no network)" in told[0]
+
+
+def test_trackio_and_wandb_get_the_numbers(tmp_path, monkeypatch):
+    """Stand-ins with the two libraries' interface."""
+    calls = []
+
+    def library(name):
+        def init(**options):
+            calls.append((name, "init", options))
+            return module
+
+        module = types.ModuleType(name)
+        module.init = init
+        module.log = lambda values, step: calls.append((name, step, values))
+        module.finish = lambda: calls.append((name, "finish", None))
+        return module
+
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, name, library(name))
+    config = TrainConfig.parse({"wandb": "a", "trackio": "b"})
+    sinks = open_sinks(config, tmp_path, 0)
+    for sink in sinks:
+        sink.write([{"step": 3, "loss": 1.5, "skipped": True}])
+        sink.close()
+    assert [(c[0], c[1]) for c in calls if c[1] == "init"] == [
+        ("wandb", "init"),
+        ("trackio", "init"),
+    ]
+    assert {c[2]["project"] for c in calls if c[1] == "init"} == {"a", "b"}
+    assert [c for c in calls if c[1] == 3] == [(n, 3, {"loss": 1.5}) for n in ("wandb", "trackio")]

@@ -58,6 +58,7 @@ def small_config(**changes: object) -> TrainConfig:
         "micro_batch_rows": 2,
         "precision": "fp32",
         "compile": False,
+        "checkpointing": "none",
         "lanes": 1,
         "device": "cpu",
         "lr": 3e-3,

@@ -1,0 +1,84 @@
+"""Contrastive search: likely tokens whose meaning does not repeat what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from langwright.base import UserError
+from langwright.generate.modes import evaluating
+from langwright.model import KVCache, Transformer
+
+
+def contrastive_search(
+    model: Transformer,
+    prompt: Sequence[int],
+    *,
+    k: int = 4,
+    alpha: float = 0.6,
+    max_tokens: int = 64,
+    stop_ids: Collection[int] = (),
+) -> list[int]:
+    """Continue `prompt`; the same text each time. The end token is not in the result.
+
+    Each step looks at the k likeliest tokens v and takes the highest
+    (1 - alpha) p(v) - alpha max_j cos(h_v, h_j), where h is the model's last hidden vector (D,) and
+    j runs over all tokens so far, the prompt's included.
+
+    Args:
+        model: any mode.
+        prompt: at least one id, shorter than the context.
+        k: candidates; 1 is greedy.
+        alpha: weight of the degeneration penalty, 0 (greedy) ... 1.
+        max_tokens: most tokens to give.
+        stop_ids: tokens that end the text.
+
+    Source: Su et al. 2022, "A contrastive framework for neural text generation", equation 5.
+    """
+    context = model.config.context_length
+    if not 1 <= len(prompt) < context:
+        raise UserError(
+            "the prompt is empty or fills the model's context",
+            found=f"{len(prompt)} tokens",
+            expected=f"1 ... {context - 1}",
+        )
+    if not (1 <= k <= model.config.vocab_size and 0 <= alpha <= 1):
+        raise UserError(
+            "contrastive search needs 1 <= k <= vocabulary and 0 <= alpha <= 1",
+            found=f"k = {k}, alpha = {alpha}",
+        )
+    steps = min(max_tokens, context - len(prompt))
+    device = next(model.parameters()).device
+    cache = KVCache(model.config, 1, len(prompt) + steps, device, model.compute_dtype)
+    with evaluating(model):
+        hidden = model.hidden(torch.tensor([list(prompt)], device=device), cache=cache)
+        cache.advance(len(prompt))
+        said = F.normalize(hidden[0].float(), dim=-1)  # (S, D)
+        logits = model.logits(hidden[:, -1])[0]  # (V,)
+    cache.select([0] * k)
+    ids: list[int] = []
+    for _ in range(steps):
+        chances, candidates = logits.float().softmax(-1).topk(k)  # (k,)
+        with evaluating(model):
+            hidden = model.hidden(candidates[:, None], cache=cache)[:, 0]  # (k, D)
+        chosen = _choose(chances, F.normalize(hidden.float(), dim=-1), said, alpha)
+        token = int(candidates[chosen])
+        if token in stop_ids:
+            break
+        ids.append(token)
+        cache.advance(1)
+        cache.select([chosen] * k)
+        said = torch.cat((said, F.normalize(hidden[chosen : chosen + 1].float(), dim=-1)))
+        with evaluating(model):
+            logits = model.logits(hidden[chosen])
+    return ids
+
+
+def _choose(chances: Tensor, vectors: Tensor, said: Tensor, alpha: float) -> int:
+    """The best candidate: chances (k,), their vectors (k, D) and those said (S, D), all of unit
+    length."""
+    alike = (vectors @ said.T).amax(-1)  # (k,) cosine with the nearest
+    return int(((1 - alpha) * chances - alpha * alike).argmax())

@@ -1,0 +1,143 @@
+"""What is asked of the engine, and what it answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from langwright.generate.blocks import Digests
+from langwright.generate.decoding.several import choose_best
+from langwright.generate.output import Completion, Output, Piece
+from langwright.generate.paged_cache import TextPages
+from langwright.generate.params import SamplingParams
+
+EndReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One token of one answer, or an answer's end.
+
+    `text` is what became certain: whole characters, nothing of a stop string. The last event of an
+    answer has a `finish_reason`; it has no token where the answer was cancelled or failed.
+    """
+
+    request: int  # `Request.id`
+    index: int  # which of the request's answers
+    token: int | None
+    text: str = ""
+    logprob: float | None = None  # nats
+    top: list[tuple[int, float]] | None = None  # the likeliest tokens, where asked for
+    finish_reason: EndReason | None = None
+    error: str | None = None  # why, for cancelled and error
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A finished request: the answers it asked for, the best first where there was a choice."""
+
+    answers: list[Completion]
+    finish_reasons: list[EndReason]
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, found in the cache
+    drawn_tokens: int  # of all answers drawn, the end tokens included
+    error: str | None = None
+
+
+@dataclass(eq=False)
+class Text:
+    """One answer while it grows: a row of the batch when it runs."""
+
+    request: Request
+    index: int
+    output: Output
+    pages: TextPages  # `pages.ids` is the prompt and the answer so far
+    digests: Digests
+    named: int = 0  # blocks that others can find
+    cached: int = 0  # tokens of the prompt found in the cache at the first start
+    started: bool = False
+    drafted: int = 0  # guesses in the step being prepared
+    reason: EndReason | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and answer so far."""
+        return self.pages.ids
+
+    @property
+    def unread(self) -> int:
+        """Tokens that have not gone through the model: 1 while an answer is being written."""
+        return len(self.pages.ids) - self.pages.length
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.output.prompt)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Who comes first: by priority, then by arrival."""
+        return (-self.request.priority, self.request.id, self.index)
+
+    def take(self, piece: Piece) -> Event:
+        """Note what was drawn; tell it as an event."""
+        self.pages.ids.append(piece.id)
+        self.reason = piece.finish_reason
+        return Event(
+            self.request.id,
+            self.index,
+            piece.id,
+            piece.text,
+            piece.logprob,
+            piece.top,
+            piece.finish_reason,
+        )
+
+
+@dataclass(eq=False)
+class Request:
+    """What was asked. Made by `Engine.submit`; all fields are the engine's to change."""
+
+    id: int
+    params: SamplingParams
+    prompt_tokens: int
+    priority: int = 0
+    deadline: float | None = None  # on the clock of `time.monotonic`, seconds
+    on_token: Callable[[Event], None] | None = None
+    texts: list[Text] = field(default_factory=list)
+    error: str | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    first_token: float | None = None  # when it was drawn
+    ended: float | None = None
+    _done: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every answer has ended."""
+        return self._done.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the request has finished; whether it has. Another thread must be stepping."""
+        return self._done.wait(seconds)
+
+    def close(self) -> None:
+        """Every answer has ended."""
+        self.ended = time.monotonic()
+        self._done.set()
+
+    def result(self) -> RequestOutput:
+        """The answers so far, those asked for (`n` of `best_of`)."""
+        done = [text.output.completion for text in self.texts]
+        chosen = choose_best(done, self.params.n)
+        reasons = {id(one.output.completion): one.reason or "length" for one in self.texts}
+        return RequestOutput(
+            answers=chosen,
+            finish_reasons=[reasons[id(one)] for one in chosen],
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.texts[0].cached if self.texts else 0,
+            drawn_tokens=sum(len(text.output.decoding.ids) for text in self.texts),
+            error=self.error,
+        )

@@ -1,0 +1,228 @@
+"""A plan: does the run fit, how much is sent, how long will it take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from langwright.base import UserError
+from langwright.model import flops_per_token, parameter_count
+from langwright.parallel import Layout, World, layout
+from langwright.plan.devices import Device
+from langwright.plan.job import Checkpointing, Job
+from langwright.plan.memory import (
+    MASTER,
+    USABLE,
+    DeviceMemory,
+    optimizer_bytes,
+    pipeline_microbatches,
+    stage_memory,
+)
+from langwright.plan.shares import Stage, stages
+from langwright.plan.speed import StepTime, step_time, utilisation
+from langwright.plan.traffic import Traffic, all_traffic
+
+# In one forward pass: more brings no speed.
+MOST_MICRO_TOKENS, CPU_MICRO_TOKENS = 131072, 8192
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will need, and take."""
+
+    job: Job
+    device: Device
+    layout: Layout
+    stages: list[Stage]
+    micro_rows: int  # rows in one forward pass of one device
+    micro_batches: int  # of one update, on each device
+    memory: DeviceMemory  # of the fullest device
+    traffic: list[Traffic]  # of the device that sends most
+    time: StepTime
+
+    @property
+    def world(self) -> int:
+        """Number of devices."""
+        return self.layout.world.size
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest device has room."""
+        return self.memory.total <= USABLE * self.device.memory
+
+    @property
+    def tokens_per_second(self) -> float:
+        """All devices together."""
+        return self.job.step_tokens / self.time.total
+
+    @property
+    def steps(self) -> int | None:
+        """Updates of the whole run; of one that has a time, as many as are expected in it."""
+        if self.job.minutes is not None:
+            return max(1, int(60 * self.job.minutes / self.time.total))
+        return self.job.steps
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the whole run."""
+        return None if self.steps is None else self.steps * self.job.step_tokens
+
+    @property
+    def flops(self) -> float | None:
+        """FLOPs of the whole run."""
+        if self.tokens is None:
+            return None
+        return self.tokens * flops_per_token(self.job.model, self.job.sequence_length)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run, without evaluations and checkpoints."""
+        return None if self.steps is None else self.steps * self.time.total
+
+    @property
+    def utilisation(self) -> float:
+        """Expected share of the devices' peak (MFU)."""
+        return utilisation(self.job, self.device, self.world, self.time.total)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Weights and optimizer state of the whole model, fp32."""
+        total = parameter_count(self.job.model).total
+        whole = {kind: 0 for stage in self.stages for kind in stage.kept}
+        for stage in self.stages:
+            for kind, kept in stage.kept.items():
+                whole[kind] += kept
+        kept_here = max(1, sum(whole.values()))
+        return MASTER * total + optimizer_bytes(self.job.optimizer, whole) * total // kept_here
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: bytes, seconds, FLOPs."""
+        return {
+            "device": self.device.name,
+            "world": self.world,
+            "layout": self.layout.sizes,
+            "parameters": parameter_count(self.job.model).total,
+            "micro_batch_rows": self.micro_rows,
+            "micro_batches": self.micro_batches,
+            "memory": {**asdict(self.memory), "total": self.memory.total},
+            "device_memory": self.device.memory,
+            "fits": self.fits,
+            "traffic": [{**asdict(row), "seconds": row.seconds} for row in self.traffic],
+            "step_seconds": {**asdict(self.time), "total": self.time.total},
+            "tokens_per_second": self.tokens_per_second,
+            "utilisation": self.utilisation,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "flops": self.flops,
+            "seconds": self.seconds,
+            "checkpoint_bytes": self.checkpoint_bytes,
+        }
+
+
+def make_plan(job: Job, device: Device, world: int = 1) -> Plan:
+    """Plan a run on `world` devices.
+
+    Raises:
+        UserError: the degrees do not fit the world, the model or the batch.
+    """
+    placed = layout(job.parallel, World(size=world))
+    _check_model(job, placed)
+    all_stages = stages(job.model, placed)
+    rows = _rows_of_device(job, placed)
+
+    job, micro_rows = _choose(job, placed, all_stages, device, rows)
+    micro_batches = -(-rows // micro_rows)
+    each = [all_traffic(job, placed, device, s, micro_rows, micro_batches) for s in all_stages]
+    traffic = max(each, key=lambda one: sum(row.bytes for row in one))
+    time = step_time(job, placed, device, all_stages, traffic, micro_rows, micro_batches)
+    return Plan(
+        job,
+        device,
+        placed,
+        all_stages,
+        micro_rows,
+        micro_batches,
+        _fullest(job, placed, all_stages, device, rows, micro_rows),
+        traffic,
+        time,
+    )
+
+
+def _choose(
+    job: Job, placed: Layout, all_stages: list[Stage], device: Device, rows: int
+) -> tuple[Job, int]:
+    """The least checkpointing that fits, and the most rows at once, where they are open."""
+    if job.micro_rows is not None:
+        sizes = [min(job.micro_rows, rows)]
+    else:
+        most = CPU_MICRO_TOKENS if device.kind == "cpu" else MOST_MICRO_TOKENS
+        each = rows // pipeline_microbatches(placed, rows)
+        sizes = micro_sizes(rows, min(each, max(1, most // job.sequence_length)))
+        if placed.config.schedule == "interleaved":  # as many micro-batches as its groups need
+            sizes = [n for n in sizes if rows // n % placed.pp == 0] or sizes[-1:]
+    kinds: tuple[Checkpointing, ...] = ("none", "selective", "full")
+    tried = [replace(job, checkpointing=kind) for kind in kinds]
+    if job.checkpointing != "auto":
+        tried = [job]
+    for one in tried:
+        for size in sizes:
+            memory = _fullest(one, placed, all_stages, device, rows, size)
+            if memory.total <= USABLE * device.memory:
+                return one, size
+    return tried[-1], sizes[-1]
+
+
+def _fullest(
+    job: Job,
+    placed: Layout,
+    all_stages: list[Stage],
+    device: Device,
+    rows: int,
+    micro_rows: int,
+) -> DeviceMemory:
+    """Memory of the stage that needs most."""
+    count = -(-rows // micro_rows)
+    each = [stage_memory(job, placed, s, micro_rows, count, device.kind) for s in all_stages]
+    return max(each, key=lambda one: one.total)
+
+
+def micro_sizes(rows: int, most: int) -> list[int]:
+    """Divisors of `rows` up to `most`, the largest first."""
+    return [n for n in range(min(rows, most), 0, -1) if rows % n == 0]
+
+
+def _rows_of_device(job: Job, placed: Layout) -> int:
+    """Rows of one update for one data rank."""
+    if job.batch_rows % placed.data_size:
+        raise UserError(
+            "the rows of a batch cannot be shared out evenly",
+            where="pretrain.batch_tokens",
+            found=f"{job.batch_rows} rows of {job.sequence_length} tokens",
+            expected=f"a multiple of {placed.data_size} rows (dp_replicate x dp_shard)",
+        )
+    return job.batch_rows // placed.data_size
+
+
+def _check_model(job: Job, placed: Layout) -> None:
+    """What does not divide is said before anything is started."""
+    config = job.model
+    rows: list[tuple[bool, str, object, str]] = [
+        (config.heads % placed.tp != 0, "heads must divide by tp", config.heads, "tp"),
+        (config.layers < placed.pp, "fewer layers than pipeline stages", config.layers, "pp"),
+        (
+            job.sequence_length % placed.cp != 0,
+            "the sequence must divide by cp",
+            job.sequence_length,
+            "cp",
+        ),
+    ]
+    if placed.config.ep > 1:
+        count = config.experts.count if config.experts else 0
+        broken = count == 0 or count % placed.config.ep != 0
+        rows.append((broken, "experts must divide by ep", count, "ep"))
+    for broken, message, found, edge in rows:
+        if broken:
+            degree = placed.config.ep if edge == "ep" else placed.sizes[edge]
+            raise UserError(
+                message, where=f"parallel.{edge}", found=found, expected=f"{edge} = {degree} fits"
+            )

@@ -1,0 +1,147 @@
+"""Bytes that one device sends in one update, by cause, and how long they take.
+
+Rings: joining parts over n devices sends (n-1)/n of the whole, adding up and sharing out the same,
+adding up for all twice that (Thakur et al. 2005; Rajbhandari et al. 2019, section 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from langwright.parallel import Layout
+from langwright.plan.devices import Device
+from langwright.plan.job import Job
+from langwright.plan.memory import MASTER, gathered_bytes, reshards
+from langwright.plan.shares import Stage, chunks
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One kind of communication during one update, of one device."""
+
+    name: str
+    span: str  # which processes talk: an edge or span of the layout
+    peers: int  # how many they are
+    bytes: float  # sent
+    rate: float | None  # bytes/s; None: the link is not known
+    hidden: bool  # runs beside the computation, as far as that lasts
+
+    @property
+    def seconds(self) -> float:
+        """Time on the wire; 0 where the link is not known."""
+        return self.bytes / self.rate if self.rate else 0.0
+
+
+def all_traffic(
+    job: Job, layout: Layout, device: Device, stage: Stage, micro_rows: int, micro_batches: int
+) -> list[Traffic]:
+    """Everything that one device of a pipeline stage sends in one update of `micro_batches`."""
+    rows = [
+        *_data(job, layout, stage, micro_batches, device.kind),
+        *_tensor(job, layout, stage, micro_rows, micro_batches),
+        *_context(job, layout, stage, micro_rows, micro_batches),
+        *_pipeline(job, layout, stage, micro_rows, micro_batches),
+        *_experts(job, layout, stage, micro_rows, micro_batches),
+    ]
+    return [
+        Traffic(name, span, peers, sent, link_rate(layout, device, span), hidden)
+        for name, span, peers, sent, hidden in rows
+        if peers > 1 and sent > 0
+    ]
+
+
+def link_rate(layout: Layout, device: Device, span: str) -> float | None:
+    """Bytes/s of a device to its peers along a span.
+
+    Within a machine that of the link. Between machines every device has a network card, and the
+    members of a group on one machine share out the crossing among their cards.
+    """
+    if device.link is None or device.network is None:
+        return None
+    machines = [rank // device.per_node for rank in layout.groups_of(_edges(span))[0]]
+    together = machines.count(machines[0])
+    if together == len(machines):
+        return device.link
+    return min(device.link, device.network * together)
+
+
+def _edges(span: str) -> str:
+    return "fsdp" if span == "ep" else span
+
+
+Row = tuple[str, str, int, float, bool]
+
+
+def _data(job: Job, layout: Layout, stage: Stage, micro_batches: int, kind: str) -> list[Row]:
+    """FSDP gathers weights for each micro-batch, the blocks' twice if they are dropped in between,
+    and shares out gradients once; copies of the model add gradients up once."""
+    rows: list[Row] = []
+    sharers, copies = layout.size("fsdp"), layout.sizes["dp_replicate"]
+    reduce = 2 if layout.config.reduce == "bf16" else MASTER
+    if sharers > 1:
+        ring = (sharers - 1) / sharers
+        twice = stage.gathered - stage.outside if reshards(layout) else 0
+        blocks = gathered_bytes(job, kind) * (stage.gathered - stage.outside + twice)
+        gathered = micro_batches * (MASTER * stage.outside + blocks)
+        rows.append(("gather weights", "fsdp", sharers, ring * gathered, True))
+        rows.append(("reduce gradients", "fsdp", sharers, ring * reduce * stage.gathered, True))
+    whole = 2 * (copies - 1) / copies * stage.gathered / sharers
+    rows.append(("average gradients", "dp_replicate", copies, whole * reduce, True))
+    return rows
+
+
+def _tensor(
+    job: Job, layout: Layout, stage: Stage, micro_rows: int, micro_batches: int
+) -> list[Row]:
+    """Twice in each block tokens are joined before the matrices and added up after them, forward
+    and backward: eight times a ring over the activations. The embedding adds up once and joins
+    once; the head joins its input once and adds up that one's gradient for all."""
+    tokens = micro_rows * job.sequence_length / layout.cp
+    ring = (layout.tp - 1) / layout.tp * tokens * job.model.width * job.value_bytes
+    again = 2 if job.checkpointing == "full" else 0  # the forward pass is done twice
+    sent = (8 + 2 * again) * len(stage.layers) * ring
+    sent += ring * (2 * stage.first + 3 * stage.last) * layout.config.loss_parallel
+    return [("tensor parallel", "tp", layout.tp, sent * micro_batches, False)]
+
+
+def _context(
+    job: Job, layout: Layout, stage: Stage, micro_rows: int, micro_batches: int
+) -> list[Row]:
+    """Keys and values are joined over all tokens and their gradients shared out again; or tokens
+    and heads change places before and after attention (Ulysses, arXiv:2309.14509)."""
+    config, cp = job.model, layout.cp
+    tokens = micro_rows * job.sequence_length
+    keys = 2 * config.key_heads * config.head_size / min(layout.tp, config.key_heads)
+    if layout.config.cp_method == "ulysses":
+        queries = 2 * config.heads * config.head_size / layout.tp
+        values = (keys + queries) * tokens / cp  # the own tokens of q, k, v and the result
+    else:
+        values = keys * tokens
+    again = 1 if job.checkpointing == "full" else 0
+    sent = (2 + again) * (cp - 1) / cp * values * job.value_bytes * len(stage.layers)
+    return [("context parallel", "cp", cp, sent * micro_batches, False)]
+
+
+def _pipeline(
+    job: Job, layout: Layout, stage: Stage, micro_rows: int, micro_batches: int
+) -> list[Row]:
+    """Activations to the next stage, their gradients to the one before."""
+    tokens = micro_rows * job.sequence_length / layout.cp
+    borders = 2 * chunks(layout) - stage.first - stage.last
+    sent = borders * tokens * job.model.width * job.value_bytes * micro_batches
+    return [("pipeline", "pp", layout.pp, sent, True)]
+
+
+def _experts(
+    job: Job, layout: Layout, stage: Stage, micro_rows: int, micro_batches: int
+) -> list[Row]:
+    """Each token goes to its experts and back, forward and backward."""
+    config, ep = job.model, layout.config.ep
+    layers = sum(config.has_experts(layer) for layer in stage.layers)
+    if config.experts is None or ep == 1:
+        return []
+    tokens = micro_rows * job.sequence_length / layout.cp
+    again = 2 if job.checkpointing == "full" else 0
+    each = config.experts.chosen * config.width * job.value_bytes * (ep - 1) / ep
+    sent = (4 + again) * layers * tokens * each
+    return [("experts", "ep", ep, sent * micro_batches, False)]

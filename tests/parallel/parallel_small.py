@@ -1,0 +1,175 @@
+"""A model, its batches, and what some updates of it come to: in one process, or in many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from langwright.dataset import Batch, RowArrays, Rows
+from langwright.model import ModelConfig, build_model, model_config
+from langwright.optim import Muon, OptimConfig, OptimizerSet
+from langwright.parallel import Alone, Distributed, ParallelConfig, layout, parallelise, world
+from langwright.train import Updater, language_model_loss
+
+LENGTH, SYMBOLS, ROWS = 16, 37, 8
+
+
+class UnevenRows(Rows):
+    """Random tokens; the number of counted targets differs much from row to row."""
+
+    def __init__(self, length: int = LENGTH) -> None:
+        self.sequence_length, self.epoch_rows, self.fingerprint = length, 64, "uneven"
+
+    def gather(self, indices: np.ndarray) -> RowArrays:
+        inputs, targets = [], []
+        for index in indices:
+            random = np.random.default_rng([7, int(index)])
+            row = random.integers(SYMBOLS, size=self.sequence_length + 1)
+            target = row[1:].copy()
+            target[: random.integers(0, self.sequence_length - 1)] = -100
+            inputs.append(row[:-1])
+            targets.append(target)
+        return RowArrays(np.stack(inputs).astype(np.int64), np.stack(targets).astype(np.int64))
+
+
+def small_config(**changes: Any) -> ModelConfig:
+    """Two blocks of width 32 with every matrix different from zero."""
+    table = {
+        "width": 32,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "hidden_width": 48,
+        "context_length": LENGTH,
+        "init": "gpt2",
+        "init_std": 0.2,
+        **changes,
+    }
+    return model_config(table, vocab_size=SYMBOLS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Some updates of a model under a layout."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    parallel: dict[str, Any] = field(default_factory=dict)
+    steps: int = 3
+    micro_rows: int = 2  # of a process
+    rows: int = ROWS
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass
+class Outcome:
+    """What the updates came to; tensors are whole."""
+
+    losses: list[float]
+    norms: list[float]
+    gradients: dict[str, torch.Tensor]  # of the first update, before clipping
+    weights: dict[str, torch.Tensor]  # after the last one
+
+
+def updater_of(case: Case, form: Alone) -> Updater:
+    """The updater of a case."""
+    optimizer = form.optimizer(OptimConfig.parse({"lr": 3e-3, "eps": 1e-4, **case.optimizer}))
+    for inner in optimizer.optimizers:
+        if isinstance(inner, Muon):
+            inner.dtype = torch.float32  # bf16 products would make small differences large
+    return Updater(
+        form.model,
+        optimizer,
+        language_model_loss,
+        device=torch.device("cpu"),
+        micro_rows=case.micro_rows,
+        clip=0.5,
+        seed=0,
+        form=form,
+    )
+
+
+def single(case: Case) -> Outcome:
+    """The reference: one process, no parallel form."""
+    model = build_model(small_config(**case.model), seed=3)
+    model.compute_dtype = case.dtype
+    model.train()
+    form = Alone(model)
+    gradients: dict[str, torch.Tensor] = {}
+
+    def look(optimizer: OptimizerSet) -> None:
+        gradients.update(
+            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        )
+
+    losses, norms = _updates(case, form, look)
+    return Outcome(losses, norms, gradients, {n: p.detach() for n, p in model.named_parameters()})
+
+
+def parallel(case: Case, **options: Any) -> Outcome:
+    """The same in this process of a group; options are those of `parallelise`."""
+    form = parallel_form(case, **options)
+    gradients: dict[str, torch.Tensor] = {}
+
+    def look(optimizer: OptimizerSet) -> None:
+        gradients.update(form.full_gradients())
+
+    losses, norms = _updates(case, form, look)
+    return Outcome(losses, norms, gradients, form.full_state())
+
+
+def parallel_form(case: Case, **options: Any) -> Distributed:
+    """The model of a case, spread over the group."""
+    place = layout(ParallelConfig.parse(case.parallel), world("cpu"))
+    options = {"compute_dtype": case.dtype, **options}
+    return parallelise(small_config(**case.model), 3, place, **options)
+
+
+def _updates(case: Case, form: Alone, look: Any) -> tuple[list[float], list[float]]:
+    updater, rows = updater_of(case, form), UnevenRows()
+    clip, losses, norms = form.clip, [], []
+
+    def looking(optimizer: OptimizerSet, max_norm: Any, factor: Any = 1.0) -> torch.Tensor:
+        if not losses:
+            clip(optimizer, None, factor)
+            look(optimizer)
+            factor = 1.0
+        return clip(optimizer, max_norm, factor)
+
+    form.clip = looking  # type: ignore[method-assign]
+    for step in range(case.steps):
+        batch = rows.batch(*form.own_rows(step * case.rows, case.rows))
+        outcome = updater.update(step, batch, multiplier=1.0)
+        losses.append(float(outcome.loss))
+        norms.append(float(outcome.norm))
+    return losses, norms
+
+
+def check_equal(
+    found: Outcome, wanted: Outcome, *, loss: float = 2e-6, gradient: float = 1e-5
+) -> None:
+    """Losses, norms, per-parameter gradients and final weights agree."""
+    losses = np.abs(np.subtract(found.losses, wanted.losses))
+    assert losses.max() <= loss and np.subtract(found.losses, wanted.losses).mean() <= loss / 4, (
+        found.losses,
+        wanted.losses,
+    )
+    np.testing.assert_allclose(found.norms, wanted.norms, rtol=max(1e-5, loss))
+    assert found.gradients.keys() == wanted.gradients.keys()
+    # Some gradients are zero but for rounding (a bias of keys): measured by the whole one there.
+    least = 1e-3 * wanted.norms[0]
+    for name, one in wanted.gradients.items():
+        error = (found.gradients[name] - one).norm() / one.norm().clamp(min=least)
+        assert error <= gradient, f"gradient of {name}: {error:.2e} relative"
+    assert found.weights.keys() == wanted.weights.keys()
+    for name, one in wanted.weights.items():
+        difference = (found.weights[name] - one).abs().max()
+        assert difference <= 40 * gradient, f"weight {name}: {difference:.2e}"
+
+
+def batch_of(case: Case) -> Batch:
+    """The first global batch."""
+    return UnevenRows().batch(0, case.rows)

@@ -1,0 +1,195 @@
+"""All forms of parallel training, alone and together, against one process: losses, norms, gradients
+of every parameter and final weights of several updates, with unequal numbers of counted tokens.
+
+A sample runs always; all of it with ``pytest -m parallel``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import pytest
+import torch
+from parallel_ranks import run_ranks
+from parallel_small import Case, Outcome, check_equal, parallel, single
+
+ALWAYS = {
+    "fsdp2 cp2",
+    "pp2 fsdp2 zero-bubble",
+    "pp2 tp2",
+    "pp2 fsdp2 ep2 m2",
+    "fsdp2 tp2 cp2",
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"layers": 4},
+    "untied": {"layers": 4, "tied": False, "qk_norm": True},
+    "gpt2": {
+        "layers": 4,
+        "feedforward": "gelu_tanh",
+        "feedforward_bias": True,
+        "qkv_bias": True,
+        "attention_out_bias": True,
+        "norm": "layernorm",
+        "norm_bias": True,
+        "position": "learned",
+        "kv_heads": None,
+    },
+    "gemma": {
+        "layers": 4,
+        "norm_placement": "sandwich",
+        "logit_softcap": 5.0,
+        "attention_softcap": 3.0,
+        "norm_offset": True,
+        "window": 5,
+        "embedding_norm": True,
+        "embedding_scale": 3.0,
+    },
+    "experts": {
+        "layers": 4,
+        "experts": {
+            "count": 4,
+            "chosen": 2,
+            "hidden_width": 24,
+            "shared_width": 16,
+            "shared_gate": True,
+            "balance_loss": 0.02,
+            "router_z_loss": 0.01,
+        },
+    },
+    "latent": {
+        "layers": 4,
+        "latent": {"kv_rank": 16, "query_rank": 12, "rotary_width": 4},
+        "kv_heads": None,
+    },
+}
+SHORT = {"ddp": "dp_replicate", "fsdp": "dp_shard"}
+WORDS: dict[str, dict[str, Any]] = {
+    "ulysses": {"cp_method": "ulysses"},
+    "always": {"reshard": "always"},
+    "never": {"reshard": "never"},
+    "tokens": {"sequence_parallel": False},
+    "vocabulary": {"loss_parallel": False},
+    "offload": {"offload": True},
+    "m2": {"pipeline_microbatches": 2},
+    **{name: {"schedule": name} for name in ("gpipe", "1f1b", "interleaved", "zero-bubble")},
+}
+
+# Layout, then (after a bar) model, optimizer and number format where they are not the usual ones.
+LAYOUTS = """
+ddp2 | gpt2
+fsdp2 | gemma
+fsdp2 always | muon
+fsdp2 never | untied
+fsdp2 offload | llama
+fsdp2 bf16 | llama bf16
+tp2 | gpt2 muon
+tp2 tokens | gemma
+tp2 vocabulary | untied
+tp2 bf16 | llama bf16
+cp2 | gpt2 muon
+cp2 ulysses | gemma
+cp2 bf16 | llama bf16
+pp2 gpipe | gpt2
+pp2 1f1b | gemma muon
+pp2 interleaved | latent
+pp2 zero-bubble | gpt2 muon
+pp2 1f1b m2 | experts
+pp2 zero-bubble m2 | experts
+pp2 bf16 | llama bf16
+fsdp2 ep2 | experts muon
+ddp4 | untied
+fsdp4 | latent muon
+ddp2 fsdp2 | gpt2 muon
+fsdp2 tp2 | gemma
+fsdp2 tp2 always | llama bf16
+ddp2 tp2 | untied
+fsdp2 cp2 | llama
+ddp2 cp2 ulysses | untied muon
+cp4 | gemma
+cp4 ulysses | gpt2
+tp2 cp2 | latent muon
+tp2 cp2 ulysses | gpt2
+tp2 cp2 tokens | experts
+pp2 fsdp2 gpipe | gpt2
+pp2 fsdp2 1f1b | gemma
+pp2 fsdp2 1f1b always | llama
+pp2 fsdp2 interleaved | untied muon
+pp2 fsdp2 zero-bubble | llama
+pp2 fsdp2 zero-bubble never | gpt2 bf16
+pp2 ddp2 1f1b | llama muon
+pp2 ddp2 interleaved | gpt2
+pp2 ddp2 zero-bubble | untied
+pp2 tp2 | gpt2
+pp2 tp2 zero-bubble | gemma muon
+pp2 tp2 interleaved tokens | llama
+pp2 cp2 | gemma
+pp2 cp2 ulysses zero-bubble | llama muon
+pp4 | untied
+pp4 zero-bubble | gpt2
+pp2 fsdp2 ep2 m2 | experts
+fsdp4 ep2 | experts
+ddp2 fsdp2 ep2 | experts muon
+fsdp2 tp2 ep2 | experts
+fsdp2 cp2 ep4 | experts
+fsdp2 tp2 cp2 | llama
+ddp2 fsdp2 tp2 | gpt2 muon
+pp2 fsdp2 tp2 | gemma
+pp2 ddp2 tp2 zero-bubble | llama
+pp2 fsdp2 cp2 | gpt2 muon
+pp2 tp2 cp2 | untied
+pp2 ddp2 fsdp2 interleaved | latent
+fsdp2 cp2 tp2 ep4 | experts
+pp2 fsdp2 cp2 tp2 | llama
+"""
+
+
+def _case(line: str) -> tuple[int, Case]:
+    """Number of processes, and what they do."""
+    form, _, what = (part.strip() for part in line.partition("|"))
+    table: dict[str, Any] = {"dp_shard": 1}
+    for word in form.split():
+        name, size = word.rstrip("0123456789"), word[len(word.rstrip("0123456789")) :]
+        if word in WORDS:
+            table |= WORDS[word]
+        elif word != "bf16":
+            table[SHORT.get(name, name)] = int(size)
+    degrees = ("dp_replicate", "dp_shard", "tp", "pp", "cp")
+    count = math.prod(table.get(name, 1) for name in degrees)
+    model = next(word for word in what.split() + ["llama"] if word in MODELS)
+    return count, Case(
+        model=MODELS[model],
+        optimizer={"name": "muon"} if "muon" in what.split() else {},
+        parallel=table,
+        steps=3,
+        dtype=torch.bfloat16 if "bf16" in what.split() else torch.float32,
+    )
+
+
+@functools.cache
+def _reference(what: str) -> Outcome:
+    """Of one process; layouts with the same model share it."""
+    return single(_case(f"tp1 | {what}")[1])
+
+
+def _marked(line: str) -> Any:
+    form = line.partition("|")[0].strip()
+    return pytest.param(line, id=form, marks=() if form in ALWAYS else pytest.mark.parallel)
+
+
+@pytest.mark.parametrize("line", [_marked(line) for line in LAYOUTS.strip().splitlines()])
+def test_many_processes_equal_one(line: str) -> None:
+    count, case = _case(line)
+    wanted = _reference(line.partition("|")[2].strip())
+    found = run_ranks(count, parallel, case)[0]
+    if case.dtype == torch.bfloat16:
+        check_equal(found, wanted, loss=5e-3, gradient=5e-2)
+    else:
+        check_equal(found, wanted, loss=5e-6)
+
+
+def test_matrix_is_large() -> None:
+    lines = LAYOUTS.strip().splitlines()
+    assert len(lines) >= 60 and len({line.partition("|")[0] for line in lines}) == len(lines)
+    assert ALWAYS <= {line.partition("|")[0].strip() for line in lines}

@@ -1,0 +1,198 @@
+"""The trainer's checkpoints with several processes: in the background, killed, broken, failing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from parallel_ranks import run_ranks
+from parallel_small import UnevenRows, small_config
+from safetensors import SafetensorError
+
+from langwright.base import UserError
+from langwright.model import Transformer, build_model
+from langwright.parallel import checkpoint_storage, world
+from langwright.train import TrainConfig, Trainer, language_model_loss, open_checkpoint
+
+SETTINGS: dict[str, Any] = {
+    "steps": 12,
+    "batch_tokens": 8 * 16,
+    "micro_batch_rows": 4,
+    "precision": "fp32",
+    "compile": False,
+    "lanes": 1,
+    "device": "cpu",
+    "seed": 3,
+    "evaluate_every": 4,
+    "checkpoint_every": 2,
+    "optimizer": {"name": "muon", "lr": 3e-3, "eps": 1e-4},
+}
+
+
+class KillAt:
+    """The usual objective, but a process dies at a call."""
+
+    def __init__(self, rank: int, call: int | None) -> None:
+        self.left = call if world().rank == rank else None
+
+    def __call__(self, model: Any, batch: Any) -> Any:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return language_model_loss(model, batch)
+
+
+def train(folder: Path, parallel: dict[str, Any], kill: Any = (0, None), **changes: Any) -> Any:
+    """A run; (metrics, what was said, weights by name on the first process)."""
+    config = TrainConfig.parse({**SETTINGS, "parallel": parallel, **changes})
+    if world().size > 1:
+        with torch.device("meta"):
+            model = Transformer(small_config())
+    else:
+        model = build_model(small_config(), config.seed)
+    trainer = Trainer(
+        model,
+        UnevenRows(),
+        config,
+        folder,
+        valid={"held out": UnevenRows()},
+        objective=KillAt(*kill),
+        quiet=True,
+        fresh=True,
+    )
+    told: list[str] = []
+    trainer._say = told.append  # type: ignore[method-assign]
+    metrics = trainer.run()
+    weights = {n: p.detach() for n, p in model.named_parameters()} if world().first else {}
+    return metrics, told, weights
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert [step for step, _ in found] == list(range(1, len(found) + 1))
+    return dict(found)
+
+
+def check_same(folder: Path, weights: Any, reference: Path, wanted: Any, limit: float) -> None:
+    found, right = losses(folder), losses(reference)
+    assert found.keys() == right.keys()
+    np.testing.assert_allclose(list(found.values()), list(right.values()), rtol=0, atol=limit)
+    for name, one in wanted.items():
+        assert (weights[name] - one).abs().max() <= 10 * limit, name
+
+
+def test_killed_processes_and_another_layout(tmp_path: Path) -> None:
+    """Killed while checkpoints are being written; the same layout goes on to the bit, another one
+    but for rounding (Muon multiplies in bf16 where that is fast)."""
+    fsdp, tp = {"dp_shard": 2}, {"tp": 2}
+    whole = run_ranks(2, train, tmp_path / "whole", fsdp)[0][2]
+    for victim, call in ((0, 7), (1, 3)):
+        with pytest.raises(AssertionError):
+            run_ranks(2, train, tmp_path / "cut", fsdp, (victim, call))
+    shutil.copytree(tmp_path / "cut", tmp_path / "moved")
+    metrics, _, weights = run_ranks(2, train, tmp_path / "cut", fsdp)[0]
+    assert metrics["resumes"] >= 1  # those of which a checkpoint tells
+    check_same(tmp_path / "cut", weights, tmp_path / "whole", whole, 0.0)
+    metrics, _, weights = run_ranks(2, train, tmp_path / "moved", tp)[0]
+    assert metrics["resumes"] >= 1  # those of which a checkpoint tells
+    check_same(tmp_path / "moved", weights, tmp_path / "whole", whole, 5e-5)
+
+
+def _full(folder: Path, failing: int) -> Any:
+    """One process's disk is full at step 6."""
+    real = checkpoint_storage.save_file
+
+    def save(tensors: Any, path: Path) -> None:
+        if world().rank == failing and "0000006" in str(path):
+            path.write_bytes(b"half")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        real(tensors, path)
+
+    checkpoint_storage.save_file = save  # type: ignore[assignment]
+    return train(folder, {"dp_shard": 2})
+
+
+def test_a_full_disk_on_one_machine(tmp_path: Path) -> None:
+    whole = run_ranks(2, train, tmp_path / "whole", {"dp_shard": 2})[0][2]
+    for failing in (0, 1):
+        folder = tmp_path / str(failing)
+        metrics, told, weights = run_ranks(2, _full, folder, failing)[0]
+        assert metrics["failed_saves"] == 1
+        assert (
+            "step 6 could not be saved (the disk is full): the last one is step-0000004; "
+            "training goes on" in told
+        )
+        check_same(folder, weights, tmp_path / "whole", whole, 0.0)
+        names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        assert names == ["best", "step-0000010", "step-0000012"]
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    """Whichever process finds the damage, all go on from the newest that is whole."""
+    options = {"checkpoint_every": 1, "keep_last": 9}
+    with pytest.raises(AssertionError):
+        run_ranks(2, _with, tmp_path, (1, 8), options)
+    found = sorted((tmp_path / "checkpoints").glob("step-*"))
+    damage = {
+        "model-00001.safetensors": "does not have the content",
+        "model-00000.safetensors": "does not have the content",
+        "pieces.json": "does not have the content",
+        "state.json": "not valid JSON",
+        "optimizer-00001.safetensors": " bytes, not ",
+    }
+    assert len(found) > len(damage)
+    for folder, name in zip(reversed(found), damage, strict=False):
+        data = bytearray((folder / name).read_bytes())
+        data[-3] ^= 1
+        (folder / name).write_bytes(data[:-1] if name.startswith("optimizer") else data)
+    metrics, told, _ = run_ranks(2, _with, tmp_path, (0, None), options)[0]
+    passed = [text for text in told if text.startswith("passing over ")]
+    assert len(passed) == len(damage)
+    for text, folder, reason in zip(passed, reversed(found), damage.values(), strict=False):
+        assert folder.name in text and reason in text
+    step = int(found[-1 - len(damage)].name[-7:])
+    assert any(text.startswith(f"going on from step {step:,} ") for text in told), told
+    assert metrics["steps"] == 12 and len(losses(tmp_path)) == 12
+
+
+def _with(folder: Path, kill: Any, options: Any) -> Any:
+    return train(folder, {"dp_shard": 2}, kill, **options)
+
+
+def test_the_best_model_comes_from_all_processes(tmp_path: Path) -> None:
+    """The best weights are saved in pieces, and are the result if that is wanted."""
+    options = {"final": "best", "steps": 8, "evaluate_every": 2}
+    metrics, _, weights = run_ranks(2, _best, tmp_path / "two", options)[0]
+    best = open_checkpoint(tmp_path / "two" / "checkpoints" / "best")
+    assert best.state["step"] == metrics["best_step"] < 8
+    assert sorted(p.name for p in best.path.glob("optimizer*")) == []
+    for name, one in best.weights().items():
+        assert torch.equal(weights[name], one)
+
+
+def _best(folder: Path, options: Any) -> Any:
+    """A rate so high that validation only gets worse."""
+    adamw = {"name": "adamw", "lr": 0.5, "eps": 1e-4}
+    parallel = {"dp_shard": world().size}
+    return train(folder, parallel, **options, optimizer=adamw, schedule={"warmup_steps": 7})
+
+
+def _unwritable(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        train(folder, {"dp_shard": 2})
+    return caught.value.message
+
+
+def test_a_folder_that_cannot_be_written_is_told_to_all(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file in its place")
+    for message in run_ranks(2, _unwritable, tmp_path):
+        assert message.startswith("checkpoints cannot be written here")
