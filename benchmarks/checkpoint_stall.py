@@ -69,6 +69,7 @@ def measure(folder: Path, way: str, width: int, layers: int, saves: int) -> dict
         saver.wait()
         written.append(time.perf_counter() - begun)
     saver.close()
+    form.wait()
     size = sum(path.stat().st_size for path in (folder / f"step-{saves:07d}").iterdir())
     return {"stall": stalls[1:], "written": written[1:], "first": stalls[0], "bytes": size}
 

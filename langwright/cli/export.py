@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from langwright.base import UserError, human_bytes, read_json, say
-from langwright.cli.folders import model_in
+from langwright.cli.folders import model_in, tokenizer_in
 from langwright.formats import Peek, licence_of, load_parts, peek_model, save_gguf, save_model
 from langwright.generate import LanguageModel
+from langwright.tokenizer import Tokenizer, load_tokenizer
+from langwright.train import consolidate, is_checkpoint
 
 HF_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
@@ -20,8 +23,28 @@ CARRIED = ("provenance.json", "README.md", "LICENSE*", "LICENCE*", "NOTICE*")
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Write the model to `--out` and say how it is opened there."""
-    source, out = model_in(arguments.folder), Path(arguments.out)
+    """Write the model, or that of a run's checkpoint, to `--out` and say how it is opened there."""
+    folder = Path(arguments.folder)
+    if not is_checkpoint(folder):
+        _export(model_in(folder), arguments)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / folder.resolve().name
+        consolidate(folder, whole, _tokenizer_of(folder))
+        _export(whole, arguments)
+
+
+def _tokenizer_of(checkpoint: Path) -> Tokenizer | None:
+    """That of the run a checkpoint lies in (RUN/pretrain.partial/checkpoints/step-...)."""
+    run = checkpoint.resolve().parents[2]
+    if (run / "tokenizer").is_dir():
+        return load_tokenizer(tokenizer_in(run))
+    say(f"note: no tokenizer in {run}: the weights are written without one")
+    return None
+
+
+def _export(source: Path, arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out)
     peek = peek_model(source)
     target = arguments.to
     kind = _kind(target, arguments.type, peek)

@@ -196,6 +196,22 @@ def _use(commands: Any) -> None:
     export.add_argument(
         "--max-shard-bytes", type=int, metavar="N", help="hf: split larger weights over files"
     )
+    quantise = _command(
+        commands,
+        "quantise",
+        "tell what 8-bit or 4-bit weights cost and gain",
+        "quantise:quantise",
+    )
+    quantise.add_argument("folder", metavar="DIR", help="a model or run folder, or a .gguf file")
+    quantise.add_argument("--to", choices=("int8", "int4"), default="int4", help="default: int4")
+    quantise.add_argument(
+        "--report", action="store_true", help="measure perplexity, KL divergence and speed too"
+    )
+    quantise.add_argument(
+        "--text", metavar="FILE", help="measure on this text; default: one the model writes"
+    )
+    quantise.add_argument("--tokens", type=int, default=2048, metavar="N", help="at most so many")
+    quantise.add_argument("--json", action="store_true", help="the report as JSON")
     generate = _command(commands, "generate", "continue a text", "generate:generate")
     _add_model(generate)
     generate.add_argument(
@@ -205,8 +221,41 @@ def _use(commands: Any) -> None:
     chat = _command(commands, "chat", "talk to a model in the terminal", "chat:chat")
     _add_model(chat)
     chat.add_argument("--system", metavar="TEXT", help="instruction that stands before the talk")
+    _serve(commands)
     info = _command(commands, "info", "show this machine, or what a folder holds", "info:info")
     info.add_argument("folder", nargs="?", metavar="DIR|FILE", help="a model, run or artifact")
+
+
+def _serve(commands: Any) -> None:
+    serve = _command(
+        commands,
+        "serve",
+        "answer over HTTP, by the OpenAI API",
+        "serve:serve",
+        settings=("serve", "engine"),
+    )
+    serve.add_argument("folder", metavar="DIR", help="a model folder, a run folder, a .gguf file")
+    serve.add_argument("--name", help="the model's name in the API; default: the folder's")
+    serve.add_argument("--host", help="address to listen on; default 127.0.0.1")
+    serve.add_argument("--port", type=int, metavar="N", help="default 8000; 0: any that is free")
+    serve.add_argument("--api-keys", metavar="FILE", help="file of API keys, one in a line")
+    serve.add_argument(
+        "--without-keys", action="store_true", default=None, help="let other machines in freely"
+    )
+    serve.add_argument(
+        "--origin", action="append", metavar="URL", help="a site whose pages may call"
+    )
+    serve.add_argument("--draft", metavar="DIR", help="small model of the same vocabulary")
+    serve.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a setting, as serve.queue_requests=10 or engine.max_running=16",
+    )
+    serve.add_argument("--device", help="cpu, cuda or mps; default: the fastest there is")
+    serve.add_argument("--dtype", help="fp32, bf16 or fp16")
 
 
 def _add_set(command: argparse.ArgumentParser) -> None:

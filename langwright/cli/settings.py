@@ -8,8 +8,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from langwright.generate import EngineConfig
 from langwright.model import ModelConfig, preset_names
 from langwright.recipe import Recipe, inner_config
+from langwright.serve import ServeConfig
+
+OTHERS: dict[str, type[BaseModel]] = {"serve": ServeConfig, "engine": EngineConfig}
 
 
 def settings_text(sections: tuple[str, ...]) -> str:
@@ -19,9 +23,11 @@ def settings_text(sections: tuple[str, ...]) -> str:
     lines = ["settings (in a recipe, or with --set):"]
     for section in sections:
         lines.append(f"\n  [{section}]")
-        if section == "model":
+        if section in OTHERS:
+            config: type[BaseModel] | None = OTHERS[section]
+        elif section == "model":
             lines.append(_line("preset", f"start from: {', '.join(preset_names())}", None))
-            config: type[BaseModel] | None = ModelConfig
+            config = ModelConfig
         else:
             config = inner_config(Recipe.model_fields[section].annotation)
         assert config is not None

@@ -153,8 +153,8 @@ def _by_head(x: Tensor, factor: float | None = None) -> Tensor:
 def _weights(
     q: Tensor, k: Tensor, options: Options, place: Place
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Of one slice, q being scaled: scaled queries (r, K, G t, h), softmax weights (r, K, G t, s), with a cap its
-    slope (like the weights), and with sinks their weights (r, K, G t, 1).
+    """Of one slice, with the scaled q: its queries (r, K, G t, h), softmax weights (r, K, G t, s),
+    with a cap its slope (like the weights), and with sinks their weights (r, K, G t, 1).
 
     The G = H / K query heads that share a key head lie one under the other as rows of one product.
     """

@@ -1,6 +1,7 @@
 """One update over many devices: data, tensor, pipeline, context and expert parallel.
 
-Read in this order: config, world, layout, cuts, init, data_parallel, tensor_parallel, distributed.
+Read in this order: config, world, layout, cuts, init, data_parallel, tensor_parallel, context,
+experts, distributed; then for pipelines schedules, stages, messages, pipeline.
 Nothing of torch.distributed is used until there is more than one process.
 """
 

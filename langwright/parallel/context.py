@@ -118,7 +118,8 @@ def apply_context_parallel(model: Transformer, context: Context) -> None:
     check_context(model.config, context.layout)
     model.guides = types.MethodType(_guides(context), model)  # type: ignore[method-assign]
     for block in model.blocks:
-        attention, feedforward = block.attention, block.feedforward
+        attention: Any = block.attention
+        feedforward = block.feedforward
         attention.mix = types.MethodType(_mix(context, attention.mix), attention)
         if isinstance(feedforward, ExpertFeedForward):
             feedforward._loss = _loss_of_all(context, feedforward._loss)  # type: ignore[method-assign]

@@ -4,8 +4,9 @@ Two processes must agree on the order of their messages. It follows from the sch
 everybody knows: messages of a channel come in the order in which the sender's actions make them. A
 receiver always has the next message of every channel on order, so that it comes while it works.
 
-On GPUs messages between the same two processes wait for one another within a group. Each channel
-therefore has a group of its own: forward and backward, from processes of even and of odd number.
+On GPUs the messages of a group are dealt with one after another on each process: a message that is
+waited for would hold up one that others wait for. So there are several groups, in each of which a
+process only sends or only receives: see `Post`.
 """
 
 from __future__ import annotations
@@ -29,15 +30,39 @@ class Message(NamedTuple):
 
 
 class Post:
-    """The groups that a pipeline's messages go through. All processes must make it together."""
+    """The groups that a pipeline's messages go through. All processes must make it together.
+
+    Forward and backward, from processes of even and of odd number; and, where their number is odd,
+    from the end of the ring to its beginning.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.peers, self.rank = layout.peers("pp"), layout.rank("pp")
-        self.groups: dict[tuple[bool, int], Any] = {}
+        self._groups: dict[tuple[bool, int], Any] = {}
         for backward in (False, True):
-            for parity in (0, 1):
+            for kind in range(2 + layout.pp % 2):
                 group, _ = dist.new_subgroups_by_enumeration(layout.groups_of("pp"))
-                self.groups[backward, parity] = group
+                self._groups[backward, kind] = group
+        self._greet(torch.device(layout.world.device))
+
+    def group(self, backward: bool, sender: int) -> Any:
+        """For what `sender` has for the next process, or, backward, the one before."""
+        count = len(self.peers)
+        around = count % 2 == 1 and sender == (0 if backward else count - 1)
+        return self._groups[backward, 2 if around else sender % 2]
+
+    def _greet(self, device: torch.device) -> None:
+        """A first message by every channel, in an order that all keep: it makes the connection, for
+        which both ends must be there."""
+        count, token = len(self.peers), torch.zeros(1, device=device)
+        for backward in (False, True):
+            for sender in range(count):
+                receiver = (sender + (-1 if backward else 1)) % count
+                group = self.group(backward, sender)
+                if self.rank == sender:
+                    dist.send(token, self.peers[receiver], group=group)
+                elif self.rank == receiver:
+                    dist.recv(token, self.peers[sender], group=group)
 
 
 class Messages:
@@ -68,7 +93,7 @@ class Messages:
     def send(self, message: Message, tensor: Tensor) -> None:
         """Start to send; the work goes on."""
         self.sent = [pair for pair in self.sent if not pair[0].is_completed()]
-        group = self.post.groups[message.backward, self.post.rank % 2]
+        group = self.post.group(message.backward, self.post.rank)
         tensor = tensor.contiguous()
         to = self.post.peers[message.stage % self.processes]
         self.sent.append((dist.isend(tensor, to, group=group), tensor))
@@ -96,7 +121,7 @@ class Messages:
         message = self.orders[channel].pop(0)
         backward, sender = channel
         tensor = torch.empty_like(self.like)
-        group = self.post.groups[backward, sender % 2]
+        group = self.post.group(backward, sender)
         self.coming[channel] = (message, tensor, dist.irecv(tensor, self.post.peers[sender], group))
 
 

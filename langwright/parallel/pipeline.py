@@ -1,11 +1,11 @@
 """Pipeline parallel: each process has some of the layers, and a batch goes through them in pieces.
 
-Cutting the model: stages.py. Orders of work: schedules.py. Sending: messages.py.
+Cutting the model: stages.py. Orders of work: schedules.py. Sending: messages.py. Doing it:
+pipeline_update.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from langwright.base import UserError
 from langwright.dataset import Batch
 from langwright.model import ModelConfig
 from langwright.parallel.alone import Objective, Result, Sums
@@ -25,8 +24,9 @@ from langwright.parallel.distributed import Distributed, cut_model, sharded_part
 from langwright.parallel.init import Source, fill, local_tensor
 from langwright.parallel.later import Later
 from langwright.parallel.layout import Layout
-from langwright.parallel.messages import Message, Messages, Post
-from langwright.parallel.schedules import Action, schedule
+from langwright.parallel.messages import Post
+from langwright.parallel.pipeline_update import Update, hidden_of, in_flight, joined
+from langwright.parallel.schedules import schedule
 from langwright.parallel.stages import Stage, StageModels, keep_stage, stage_layers
 
 TIED = "tokens.weight"
@@ -50,7 +50,9 @@ class Pipeline(Distributed):
         self.count = stages[0].count
         self.tied = tied
         self.group, self.post = layout.group("pp"), Post(layout)
-        model.hidden, model.logits, model.loss = self._hidden, self._logits, self._loss
+        self.config = model.config
+        whole: Any = model
+        whole.hidden, whole.logits, whole.loss = self._hidden, self._logits, self._loss
 
     @property
     def whole(self) -> bool:
@@ -69,7 +71,7 @@ class Pipeline(Distributed):
         """See `Alone.gradients`; the batch is cut up anew, so that there is enough to do for all
         processes at a time. The sums are those of the whole pipeline, alike on all its processes.
         """
-        batch = _joined(micros)
+        batch = joined(micros)
         if batch.positions is None:
             places = torch.arange(batch.inputs.shape[1], device=batch.inputs.device)
             batch = replace(batch, positions=places.expand_as(batch.inputs))
@@ -77,7 +79,7 @@ class Pipeline(Distributed):
         pieces = in_flight(batch.rows, micros[0].rows, self.layout)
         flying = batch.split(batch.rows // pieces)
         plan = schedule(config.schedule, self.layout.pp, self.count // self.layout.pp, pieces)
-        update = _Update(self, objective, flying, scale, plan)
+        update = Update(self, objective, flying, scale, plan)
         for action in plan[self.layout.rank("pp")]:
             begin(action.micro)
             update.do(action)
@@ -119,8 +121,9 @@ class Pipeline(Distributed):
     def forget_weights(self) -> None:
         """See `Distributed.forget_weights`."""
         for stage in self.stages.values():
-            if hasattr(stage.root, "reshard"):
-                stage.root.reshard()
+            root: Any = stage.root
+            if hasattr(root, "reshard"):
+                root.reshard()
 
     def _hidden(
         self, ids: Tensor, *, segments: Tensor | None = None, positions: Tensor | None = None
@@ -131,14 +134,14 @@ class Pipeline(Distributed):
             return model.hidden(x, segments=segments, positions=positions)
 
         x, positions = self._to_last_stage(ids, segments, positions)
-        y = ids.new_empty((*ids.shape, self.model.config.width), dtype=self._dtype)  # type: ignore[union-attr]
+        y = ids.new_empty((*ids.shape, self.config.width), dtype=self._dtype)
         if x is not None:
             y = self._last.root(work, x, positions).contiguous()
         return self._from_last_stage(y)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V) fp32."""
-        vocabulary = self.model.config.vocab_size  # type: ignore[union-attr]
+        vocabulary = self.config.vocab_size
         y = hidden.new_empty((*hidden.shape[:-1], vocabulary), dtype=torch.float32)
         if self.count - 1 in self.stages:
             y = self._last.root(_logits_of, hidden).contiguous()
@@ -177,7 +180,7 @@ class Pipeline(Distributed):
             source, target = index % self.layout.pp, (index + 1) % self.layout.pp
             if rank == source and x is not None:
                 stage = self.stages[index]
-                x = stage.root(_hidden_of, x, segments, positions).contiguous()
+                x = stage.root(hidden_of, x, segments, positions).contiguous()
                 dist.send(x, peers[target], group=self.group)
                 x = None
             elif rank == target:
@@ -190,7 +193,7 @@ class Pipeline(Distributed):
         length = ids.shape[1]
         if self.layout.config.sequence_parallel:
             length //= self.layout.tp
-        width = self.model.config.width  # type: ignore[union-attr]
+        width = self.config.width
         return torch.empty((ids.shape[0], length, width), dtype=self._dtype, device=self.device)
 
     def _from_last_stage(self, x: Tensor) -> Tensor:
@@ -198,156 +201,8 @@ class Pipeline(Distributed):
         return x
 
 
-class _Update:
-    """The work of one update on this process, action by action."""
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        objective: Objective,
-        micros: list[Batch],
-        scale: float | Tensor,
-        plan: list[list[Action]],
-    ) -> None:
-        self.pipeline, self.objective, self.micros = pipeline, objective, micros
-        self.scale = scale * pipeline.factor
-        like = pipeline.between(micros[0].inputs)
-        self.messages = Messages(pipeline.post, plan, pipeline.count, like)
-        self.held: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # inputs, outputs
-        self.later: dict[tuple[int, int], list[Callable[[], None]]] = {}
-        self.left = {index: len(micros) for index in pipeline.stages}  # backward passes to come
-        self.total = torch.zeros((), device=pipeline.device)
-        self.weight = torch.zeros((), dtype=torch.float64, device=pipeline.device)
-        for stage in pipeline.stages.values():
-            stage.router.total, stage.router.weight = 0.0, self.scale
-
-    def do(self, action: Action) -> None:
-        """One action."""
-        stage = self.pipeline.stages[action.stage]
-        if action.kind == "weights":
-            for product in self.later.pop((action.stage, action.micro)):
-                product()
-        elif action.kind == "forward":
-            with self.pipeline.own_tokens():
-                self._forward(stage, action.micro)
-        else:
-            with self.pipeline.own_tokens():
-                self._backward(stage, action.micro, put_off=action.kind == "inputs")
-
-    def finish(self) -> None:
-        """Wait until all messages have been sent, and gradients added up."""
-        self.messages.finish()
-        for stage in self.pipeline.stages.values():
-            if stage.later is not None:
-                self._synchronise(stage.root, last=True)
-                _settle(stage.root)
-
-    def _forward(self, stage: Stage, number: int) -> None:
-        micro = self.micros[number]
-        x = micro.inputs
-        if not stage.first:
-            x = self.messages.receive(Message(False, stage.index, number)).requires_grad_()
-        stage.router.tokens = micro.tokens
-        if stage.last:
-            y, weight = stage.root(_objective_of, x, self.objective, micro)
-            self.total += y.detach()
-            self.weight += weight
-            y = y * self.scale
-        else:
-            y = stage.root(_hidden_of, x, micro.segments, micro.positions)
-            self.messages.send(Message(False, stage.index + 1, number), y.detach())
-        self.held[stage.index, number] = x, y
-
-    def _backward(self, stage: Stage, number: int, put_off: bool) -> None:
-        x, y = self.held.pop((stage.index, number))
-        self.left[stage.index] -= 1
-        # Where gradients of weights come later, they are added up over processes at the very end.
-        last = self.left[stage.index] == 0 and stage.later is None
-        self._synchronise(stage.root, last)
-        grad = None
-        if not stage.last:
-            grad = self.messages.receive(Message(True, stage.index, number))
-        if put_off and stage.later is not None:
-            with stage.later.putting_off() as products:
-                torch.autograd.backward(y, grad)
-            self.later[stage.index, number] = products
-        else:
-            torch.autograd.backward(y, grad)
-        if not stage.first:
-            assert x.grad is not None
-            self.messages.send(Message(True, stage.index - 1, number), x.grad)
-
-    def _synchronise(self, root: nn.Module, last: bool) -> None:
-        """Of a stage's backward passes only the last one adds up over the data's processes, and
-        drops gathered weights (unless they are to be dropped always)."""
-        if not hasattr(root, "set_requires_gradient_sync"):
-            return
-        always = self.pipeline.layout.config.reshard == "always"
-        root.set_requires_gradient_sync(last)
-        root.set_is_last_backward(last)
-        root.set_reshard_after_backward(last or always)
-
-
-def _settle(root: nn.Module) -> None:
-    """A backward pass through nothing: FSDP adds up what gradients there are, all modules' that a
-    backward pass did not come through."""
-    if hasattr(root, "set_requires_gradient_sync"):
-        anchor = torch.zeros((), device=next(root.parameters()).device, requires_grad=True)
-        root(_same, anchor).backward()
-
-
-def _same(model: Any, x: Tensor) -> Tensor:
-    return x.clone()
-
-
-def _hidden_of(model: Any, x: Tensor, segments: Tensor | None, positions: Tensor) -> Tensor:
-    return model.hidden(x, segments=segments, positions=positions)
-
-
-def _objective_of(model: Any, x: Tensor, objective: Objective, micro: Batch) -> Sums:
-    return objective(model, dataclasses.replace(micro, inputs=x))
-
-
 def _logits_of(model: Any, hidden: Tensor) -> Tensor:
     return model.logits(hidden)
-
-
-def _joined(micros: Sequence[Batch]) -> Batch:
-    """Micro-batches as one batch."""
-    if len(micros) == 1:
-        return micros[0]
-
-    def cat(name: str) -> Any:
-        tensors = [getattr(micro, name) for micro in micros]
-        return None if tensors[0] is None else torch.cat(tensors)
-
-    names = ("inputs", "targets", "segments", "positions")
-    return Batch(**{name: cat(name) for name in names}, tokens=sum(m.tokens for m in micros))
-
-
-def in_flight(rows: int, micro_rows: int, layout: Layout) -> int:
-    """Into how many micro-batches a process's rows are cut: the smallest even number of parts with
-    at most `micro_rows` rows each and at least twice as many as there are processes, as far as
-    there are rows; or as the config says.
-
-    Raises:
-        UserError: there is no such number.
-    """
-    config = layout.config
-    wanted = config.pipeline_microbatches or min(rows, 2 * layout.pp)
-    least = max(wanted, -(-rows // micro_rows))
-    step = layout.pp if config.schedule == "interleaved" else 1
-    fitting = [n for n in range(least, rows + 1) if rows % n == 0 and n % step == 0]
-    if not fitting:
-        raise UserError(
-            "the rows of a batch cannot be cut into micro-batches for the pipeline",
-            where="parallel.pipeline_microbatches",
-            found=f"{rows} rows on each process",
-            expected=f"a multiple of at least {least} micro-batches"
-            + (f", their number a multiple of {step} (interleaved)" if step > 1 else ""),
-            fix="other batch_tokens or pipeline_microbatches",
-        )
-    return fitting[0]
 
 
 def parallelise_stages(

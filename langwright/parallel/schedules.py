@@ -146,14 +146,20 @@ def duration(actions: list[list[Action]], processes: int) -> tuple[int, int]:
                 start = _start(action, ends, stages)
                 if start is None:
                     break
-                clock[process] = max(clock[process], start) + (2 if action.kind == "backward" else 1)
+                clock[process] = max(clock[process], start) + (
+                    2 if action.kind == "backward" else 1
+                )
                 ends[action] = clock[process]
                 place[process] += 1
                 moved = True
         if not moved:
             raise ValueError("the schedule cannot be carried out: everybody waits")
-    work = max(sum(2 if a.kind == "backward" else 1 for a in some) for some in actions)
+    work = max(sum(_cost(action) for action in some) for some in actions)
     return max(clock), work
+
+
+def _cost(action: Action) -> int:
+    return 2 if action.kind == "backward" else 1
 
 
 def _start(action: Action, ends: dict[Action, int], stages: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def stage_layers(config: ModelConfig, count: int) -> list[list[int]]:
     for k in range(count, 0, -1):
         ends.append(best[k][ends[-1]][1])
     ends.reverse()
-    return [list(range(start, end)) for start, end in zip(ends, ends[1:], strict=False)]
+    return [list(range(start, end)) for start, end in itertools.pairwise(ends)]
 
 
 def keep_stage(model: Transformer, layers: list[int], first: bool, last: bool) -> RouterShare:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from langwright.base import UserError
+from langwright.parallel.meeting import fresh_store
 
 TIMEOUT = datetime.timedelta(minutes=10)  # of one collective operation
 
@@ -76,10 +77,12 @@ def process_group(world: World) -> Iterator[None]:
     if world.device.startswith("cuda"):
         torch.cuda.set_device(torch.device(world.device))
         options["device_id"] = torch.device(world.device)
-    method = os.environ.get("LANGWRIGHT_INIT_METHOD", "env://")
+    store = fresh_store(world.rank, world.size, TIMEOUT)
+    if store is None:
+        options["init_method"] = os.environ.get("LANGWRIGHT_INIT_METHOD", "env://")
     dist.init_process_group(
         world.backend,
-        init_method=method,
+        store=store,
         rank=world.rank,
         world_size=world.size,
         timeout=TIMEOUT,

@@ -2,6 +2,7 @@
 
 from langwright.train.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 from langwright.train.config import PretrainConfig, TrainConfig
+from langwright.train.consolidate import consolidate, is_checkpoint
 from langwright.train.loss_scale import LossScale
 from langwright.train.metrics import History, MetricsLog
 from langwright.train.objective import Objective, language_model_loss
@@ -20,6 +21,8 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "Updater",
+    "consolidate",
+    "is_checkpoint",
     "language_model_loss",
     "newest_checkpoint",
     "open_checkpoint",

@@ -80,7 +80,7 @@ def test_beams_are_those_of_transformers(
     ours = tiny_model(dropout_residual=0.0)
     save_model(tmp_path, ours)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    for prompt in ([1, 2, 3], [4], [9, 8, 7, 6]):
+    for prompt in ([1, 2, 3], [4], [9, 8, 7, 6], [5, 5], [2, 7, 2], [11], [12, 0], [15, 3, 14]):
         params = BeamParams(beams=beams, n=beams, max_tokens=12, length_penalty=length_penalty)
         found = beam_search(ours, prompt, params, [5, 7])
         out = theirs.generate(
@@ -128,14 +128,14 @@ def diverse_by_hand(model, prompt, beams, groups, strength, steps):
     return sorted((one for group in state for one in group), key=lambda one: -one[2])
 
 
-@pytest.mark.parametrize(("groups", "strength"), [(2, 0.7), (4, 1.5), (2, 0.0)])
+@pytest.mark.parametrize(("groups", "strength"), [(2, 0.7), (3, 1.5), (6, 1.5), (2, 0.0)])
 def test_diverse_groups_by_hand(tiny_model, groups: int, strength: float) -> None:
     model = tiny_model()
     params = BeamParams(
-        beams=4, groups=groups, diversity=strength, n=4, max_tokens=6, length_penalty=0.0
+        beams=6, groups=groups, diversity=strength, n=6, max_tokens=6, length_penalty=0.0
     )
     found = beam_search(model, [3, 1], params)
-    expected = diverse_by_hand(model, [3, 1], 4, groups, strength, 6)
+    expected = diverse_by_hand(model, [3, 1], 6, groups, strength, 6)
     assert sorted(one.ids for one in found) == sorted(list(ids) for ids, _, _ in expected)
     for one in found:
         assert one.logprob == pytest.approx(text_logprob(model, [3, 1], one.ids), abs=1e-4)

@@ -238,6 +238,7 @@ def test_in_the_loop_with_forced_tokens(tiny_model, tokenizer: CharTokenizer) ->
     plain = generate_tokens(model, prompt, params, tokenizer.stop_ids, tokenizer=tokenizer)
     assert re.fullmatch(r"abc[de]abcdefghij\.[fg]", plain[0].text)
     assert plain[0].finish_reason == "stop"
+    assert plain[0].stop_id is None  # no end token is needed
     counts = SpeculationCounts()
     forced = generate_tokens(
         model,

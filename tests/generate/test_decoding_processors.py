@@ -141,6 +141,25 @@ def test_the_repetition_penalty_sees_the_prompt_and_the_answer() -> None:
     assert not torch.equal(Decoder().process(x, [one]).final[0, 9], x[0, 9])
 
 
+def test_texts_of_different_lengths_are_penalised_side_by_side() -> None:
+    """The shorter text's first token stands in for what it lacks: it must not count twice."""
+    values = {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.7}
+    rows = [row([4], **values), row([7, 8, 9, 10], **values)]
+    for one, answer in zip(rows, ([4, 4, 4], [7, 11, 12]), strict=True):
+        for token in answer:
+            one.take(token)
+    x = logits(2)
+    found = Decoder().process(x, rows).final
+    for index, one in enumerate(rows):
+        seen = torch.zeros(1, VOCAB, dtype=torch.bool)
+        seen[0, one.prompt + one.ids] = True
+        counts = torch.bincount(torch.tensor(one.ids), minlength=VOCAB)[None]
+        expected = apply_repetition_penalty(x[index][None], seen, torch.tensor([1.5]))
+        half, seven = torch.tensor([0.5]), torch.tensor([0.7])
+        expected = apply_count_penalties(expected, counts, half, seven)
+        torch.testing.assert_close(found[index][None], expected)
+
+
 def test_logit_bias() -> None:
     one, x = row(logit_bias={3: 2.5, 4: -1.0, 5: -100}), logits(1)
     found = Decoder().process(x, [one]).final[0]
@@ -178,11 +197,15 @@ def test_mistakes_are_named(values: dict[str, object], named: str) -> None:
         row(**values)
 
 
-def test_a_dead_end_names_its_rows_and_changes_nothing() -> None:
+@pytest.mark.parametrize("at_once", [VOCAB, 2 * VOCAB, 200_000])
+def test_a_dead_end_names_its_rows_and_changes_nothing(at_once: int, monkeypatch) -> None:
+    """Also where the batch is worked off in parts."""
+    monkeypatch.setattr("langwright.generate.decoding.decoder.AT_ONCE", at_once)
     rows = [row(), row(bad_ids=[[token] for token in range(VOCAB)]), row()]
     with pytest.raises(RowError) as error:
         Decoder().draw(logits(3), rows)
     assert error.value.rows == [1]
+    assert Decoder().draw(logits(3), [rows[0]] * 3).tokens.shape == (3,)
     assert [one.ids for one in rows] == [[], [], []]
 
 

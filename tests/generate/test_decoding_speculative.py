@@ -204,6 +204,17 @@ def test_the_index_finds_what_a_plain_search_finds(text: list[int], cut: int) ->
         assert found == find_continuation(prompt + row.ids, 3, 2, 3)
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_dead_end_behind_accepted_guesses(drawn: bool) -> None:
+    """What stands before it stays; the error is the row's own."""
+    params = SamplingParams(temperature=1.0, bad_ids=[[0, 0], [0, 1], [0, 2], [1], [2]])
+    row = DecodingRow(params, [1], vocab_size=3, seed=0)
+    q = torch.tensor([[1.0, 0.0, 0.0]] * 2)
+    done = verify(Decoder(), row, torch.zeros(3, 3), Proposal([0, 1], q if drawn else None))
+    assert (done.ids, done.accepted, row.ids) == ([0], 1, [0])
+    assert done.error is not None
+
+
 def test_models_that_cannot_be_speculated_on(tiny_model) -> None:
     with pytest.raises(UserError, match="vocabulary"):
         DraftModel(tiny_model(vocab_size=17), 16)

@@ -27,7 +27,7 @@ FAMILIES = [
     *("olmo-2-7b", "phi-3-mini", "smollm2-135m", "smollm3-3b", "mixtral-8x7b", "qwen3-30b-a3b"),
     *("deepseek-v3", "gpt-oss-20b", "pythia-160m"),
 ]
-CONFIGS = {**{name: preset for name in FAMILIES}, **{name: options for name in OPTIONS}}
+CONFIGS = {**dict.fromkeys(FAMILIES, preset), **dict.fromkeys(OPTIONS, options)}
 PROMPTS = prompts_of(3, 21, 9, 1, 40, 9)
 
 

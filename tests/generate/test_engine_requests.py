@@ -50,7 +50,9 @@ class TestEvents:
         whole = engine.generate([prompt], params)[0].answers[0]
         stop = whole.text[8:11]
         params = params.replace(stop=[stop])
-        wanted = generate_tokens(lm.model, [prompt], params, tokenizer.stop_ids, tokenizer=tokenizer)
+        wanted = generate_tokens(
+            lm.model, [prompt], params, tokenizer.stop_ids, tokenizer=tokenizer
+        )
         events = list(engine.stream(prompt, params))
         assert "".join(event.text for event in events) == wanted[0].text
         assert stop not in wanted[0].text and len(wanted[0].text) <= 8
@@ -320,15 +322,15 @@ class TestThreads:
         assert [found[index] for index in range(4)] == wanted
 
 
-@pytest.mark.parametrize("name", ["llama-2m", "gemma-3-1b"])
-def test_nothing_is_lost_under_random_load(name):
+@pytest.mark.parametrize(("name", "pages"), [("llama-2m", 20), ("gemma-3-1b", 50)])
+def test_nothing_is_lost_under_random_load(name, pages):
     """Requests of all lengths come and are cancelled at random, with memory for about two texts:
     each ends, those not cancelled with the answer that they have alone, and no page is missing."""
     model = random_model(preset(name), torch.float64)
     chance = random.Random(7)
     stats = engine_of(model).stats()
     each = stats.cache_bytes // (stats.cache_pages + 2)
-    engine = engine_of(model, cache_bytes=each * 52, step_tokens=20, max_running=5)
+    engine = engine_of(model, cache_bytes=each * (2 + pages), step_tokens=20, max_running=5)
     starts = prompts_of(30, 30, 30)
     asked = []
     for _ in range(40):

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint
+import torch.distributed.fsdp  # these take seconds: once, before the forks
 
 from langwright.parallel import process_group, world
 

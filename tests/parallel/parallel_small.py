@@ -13,15 +13,18 @@ from langwright.model import ModelConfig, build_model, model_config
 from langwright.optim import Muon, OptimConfig, OptimizerSet
 from langwright.parallel import Alone, Distributed, ParallelConfig, layout, parallelise, world
 from langwright.train import Updater, language_model_loss
+from langwright.train.activation_checkpointing import Method, checkpoint_activations
 
 LENGTH, SYMBOLS, ROWS = 16, 37, 8
 
 
 class UnevenRows(Rows):
-    """Random tokens; the number of counted targets differs much from row to row."""
+    """Random tokens; the number of counted targets differs much from row to row. With `documents`
+    every row holds two, of different length, and padding."""
 
-    def __init__(self, length: int = LENGTH) -> None:
+    def __init__(self, length: int = LENGTH, documents: bool = False) -> None:
         self.sequence_length, self.epoch_rows, self.fingerprint = length, 64, "uneven"
+        self.documents = documents
 
     def gather(self, indices: np.ndarray) -> RowArrays:
         inputs, targets = [], []
@@ -32,7 +35,15 @@ class UnevenRows(Rows):
             target[: random.integers(0, self.sequence_length - 1)] = -100
             inputs.append(row[:-1])
             targets.append(target)
-        return RowArrays(np.stack(inputs).astype(np.int64), np.stack(targets).astype(np.int64))
+        arrays = np.stack(inputs).astype(np.int64), np.stack(targets).astype(np.int64)
+        if not self.documents:
+            return RowArrays(*arrays)
+        places = np.arange(self.sequence_length)
+        cuts = 3 + np.asarray(indices)[:, None] % (self.sequence_length - 5)  # (B, 1)
+        segments = np.where(places < cuts, 0, 1)  # (B, T)
+        positions = np.where(places < cuts, places, places - cuts)
+        segments[:, -2:], positions[:, -2:], arrays[1][:, -2:] = -1, 0, -100
+        return RowArrays(*arrays, segments.astype(np.int32), positions.astype(np.int64))
 
 
 def small_config(**changes: Any) -> ModelConfig:
@@ -62,6 +73,8 @@ class Case:
     micro_rows: int = 2  # of a process
     rows: int = ROWS
     dtype: torch.dtype = torch.float32
+    documents: bool = False  # two in every row
+    activations: Method = "none"  # how they are checkpointed
 
 
 @dataclass
@@ -89,6 +102,7 @@ def updater_of(case: Case, form: Alone) -> Updater:
         clip=0.5,
         seed=0,
         form=form,
+        router_bias_rate=0.05,
     )
 
 
@@ -125,11 +139,13 @@ def parallel_form(case: Case, **options: Any) -> Distributed:
     """The model of a case, spread over the group."""
     place = layout(ParallelConfig.parse(case.parallel), world("cpu"))
     options = {"compute_dtype": case.dtype, **options}
-    return parallelise(small_config(**case.model), 3, place, **options)
+    form = parallelise(small_config(**case.model), 3, place, **options)
+    checkpoint_activations(form.model, case.activations)
+    return form
 
 
 def _updates(case: Case, form: Alone, look: Any) -> tuple[list[float], list[float]]:
-    updater, rows = updater_of(case, form), UnevenRows()
+    updater, rows = updater_of(case, form), UnevenRows(documents=case.documents)
     clip, losses, norms = form.clip, [], []
 
     def looking(optimizer: OptimizerSet, max_norm: Any, factor: Any = 1.0) -> torch.Tensor:
@@ -153,10 +169,9 @@ def check_equal(
 ) -> None:
     """Losses, norms, per-parameter gradients and final weights agree."""
     losses = np.abs(np.subtract(found.losses, wanted.losses))
-    assert losses.max() <= loss and np.subtract(found.losses, wanted.losses).mean() <= loss / 4, (
-        found.losses,
-        wanted.losses,
-    )
+    drift = abs(np.subtract(found.losses, wanted.losses).mean())
+    assert losses.max() <= loss, (found.losses, wanted.losses)
+    assert drift <= (5e-7 if loss < 1e-5 else loss / 2), (found.losses, wanted.losses)
     np.testing.assert_allclose(found.norms, wanted.norms, rtol=max(1e-5, loss))
     assert found.gradients.keys() == wanted.gradients.keys()
     # Some gradients are zero but for rounding (a bias of keys): measured by the whole one there.
@@ -172,4 +187,4 @@ def check_equal(
 
 def batch_of(case: Case) -> Batch:
     """The first global batch."""
-    return UnevenRows().batch(0, case.rows)
+    return UnevenRows(documents=case.documents).batch(0, case.rows)

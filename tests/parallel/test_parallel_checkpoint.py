@@ -101,6 +101,25 @@ def test_from_layout_to_layout(
     assert updates(form, updater, range(2, 4)) == pytest.approx(wanted, abs=2e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "first", "others"),
+    [
+        ({"tied": True}, {"pp": 2}, [{"dp_shard": 2}]),
+        ({"layers": 4}, {"cp": 2}, [{"pp": 2, "schedule": "interleaved"}]),
+        ({"experts": {"count": 4, "chosen": 2, "hidden_width": 24}}, {"ep": 2}, [{"tp": 2}]),
+    ],
+    ids=["pp", "cp", "ep"],
+)
+def test_the_other_forms(tmp_path: Path, model: Any, first: Any, others: list[Any]) -> None:
+    case = Case(model=model, optimizer=MUON, parallel=first)
+    scalars, _, wanted = run_ranks(2, write, tmp_path, case)[0]
+    for other in [first, *others]:
+        case = Case(model=model, optimizer=MUON, parallel=other)
+        found = run_ranks(2, go_on, tmp_path, case, scalars)[0]
+        assert found == pytest.approx(wanted, abs=0.0 if other == first else 2e-6)
+
+
 @pytest.mark.parametrize("parallel", [{"tp": 2, "dp_shard": 2}, {"dp_replicate": 2, "dp_shard": 2}])
 def test_four_processes_and_one_that_began(tmp_path: Path, parallel: Any) -> None:
     """From one process's files to four processes, and from four to two."""

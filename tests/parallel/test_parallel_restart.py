@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from test_parallel_command import RECIPE, ROOT
 
+from langwright.cli import main
+
 STEPS = 120
 
 
@@ -87,3 +89,9 @@ def test_torchrun_goes_on_after_each_process_was_killed(tmp_path: Path) -> None:
     whole, cut = curve(tmp_path / "whole"), curve(tmp_path / "cut")
     assert [step for step, _ in cut] == list(range(1, STEPS + 1))
     assert cut == whole
+    newest = tmp_path / "cut" / "tiny" / "pretrain" / "checkpoints" / f"step-{STEPS:07d}"
+    export = ["export", str(newest), "--to", "hf", "--out", str(tmp_path / "out")]
+    assert main(export) == 0
+    for name in ("model.safetensors", "tokenizer.json"):
+        result = tmp_path / "whole" / "tiny" / "model" / name
+        assert (tmp_path / "out" / name).read_bytes() == result.read_bytes()

@@ -17,9 +17,16 @@ from parallel_small import UnevenRows, small_config
 from safetensors import SafetensorError
 
 from langwright.base import UserError
+from langwright.formats import load_model
 from langwright.model import Transformer, build_model
 from langwright.parallel import checkpoint_storage, world
-from langwright.train import TrainConfig, Trainer, language_model_loss, open_checkpoint
+from langwright.train import (
+    TrainConfig,
+    Trainer,
+    consolidate,
+    language_model_loss,
+    open_checkpoint,
+)
 
 SETTINGS: dict[str, Any] = {
     "steps": 12,
@@ -90,21 +97,28 @@ def check_same(folder: Path, weights: Any, reference: Path, wanted: Any, limit: 
         assert (weights[name] - one).abs().max() <= 10 * limit, name
 
 
-def test_killed_processes_and_another_layout(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """(folder, weights) of an undisturbed run of two processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run_ranks(2, train, folder, {"dp_shard": 2})[0][2]
+
+
+def test_killed_processes_and_another_layout(tmp_path: Path, whole: tuple[Path, Any]) -> None:
     """Killed while checkpoints are being written; the same layout goes on to the bit, another one
     but for rounding (Muon multiplies in bf16 where that is fast)."""
     fsdp, tp = {"dp_shard": 2}, {"tp": 2}
-    whole = run_ranks(2, train, tmp_path / "whole", fsdp)[0][2]
+    reference, wanted = whole
     for victim, call in ((0, 7), (1, 3)):
         with pytest.raises(AssertionError):
             run_ranks(2, train, tmp_path / "cut", fsdp, (victim, call))
     shutil.copytree(tmp_path / "cut", tmp_path / "moved")
     metrics, _, weights = run_ranks(2, train, tmp_path / "cut", fsdp)[0]
     assert metrics["resumes"] >= 1  # those of which a checkpoint tells
-    check_same(tmp_path / "cut", weights, tmp_path / "whole", whole, 0.0)
+    check_same(tmp_path / "cut", weights, reference, wanted, 0.0)
     metrics, _, weights = run_ranks(2, train, tmp_path / "moved", tp)[0]
     assert metrics["resumes"] >= 1  # those of which a checkpoint tells
-    check_same(tmp_path / "moved", weights, tmp_path / "whole", whole, 5e-5)
+    check_same(tmp_path / "moved", weights, reference, wanted, 5e-5)
 
 
 def _full(folder: Path, failing: int) -> Any:
@@ -121,19 +135,16 @@ def _full(folder: Path, failing: int) -> Any:
     return train(folder, {"dp_shard": 2})
 
 
-def test_a_full_disk_on_one_machine(tmp_path: Path) -> None:
-    whole = run_ranks(2, train, tmp_path / "whole", {"dp_shard": 2})[0][2]
-    for failing in (0, 1):
-        folder = tmp_path / str(failing)
-        metrics, told, weights = run_ranks(2, _full, folder, failing)[0]
-        assert metrics["failed_saves"] == 1
-        assert (
-            "step 6 could not be saved (the disk is full): the last one is step-0000004; "
-            "training goes on" in told
-        )
-        check_same(folder, weights, tmp_path / "whole", whole, 0.0)
-        names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-        assert names == ["best", "step-0000010", "step-0000012"]
+def test_a_full_disk_on_one_machine(tmp_path: Path, whole: tuple[Path, Any]) -> None:
+    metrics, told, weights = run_ranks(2, _full, tmp_path, 1)[0]
+    assert metrics["failed_saves"] == 1
+    assert (
+        "step 6 could not be saved (the disk is full): the last one is step-0000004; "
+        "training goes on" in told
+    )
+    check_same(tmp_path, weights, *whole, 0.0)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["best", "step-0000010", "step-0000012"]
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
@@ -177,6 +188,11 @@ def test_the_best_model_comes_from_all_processes(tmp_path: Path) -> None:
     assert sorted(p.name for p in best.path.glob("optimizer*")) == []
     for name, one in best.weights().items():
         assert torch.equal(weights[name], one)
+    consolidate(best.path, tmp_path / "model")
+    loaded = dict(load_model(tmp_path / "model", dtype=torch.float32).named_parameters())
+    assert loaded.keys() == weights.keys()
+    for name, one in weights.items():
+        assert torch.equal(loaded[name], one)
 
 
 def _best(folder: Path, options: Any) -> Any:

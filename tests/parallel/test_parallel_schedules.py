@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from langwright.base import UserError
 from langwright.model import model_config
 from langwright.parallel import ParallelConfig, World, layout
-from langwright.parallel.pipeline import in_flight
+from langwright.parallel.pipeline_update import in_flight
 from langwright.parallel.schedules import Action, duration, schedule
 from langwright.parallel.stages import stage_layers
 
@@ -94,7 +94,7 @@ def test_stages_cover_all_layers_and_the_head_counts() -> None:
     assert [len(layers) for layers in stage_layers(even, 4)] == [2, 2, 2, 2]
     heavy = model_config({"width": 64, "layers": 8, "heads": 4}, vocab_size=2500)
     divided = stage_layers(heavy, 2)
-    assert sum(divided, []) == list(range(8))
+    assert [layer for layers in divided for layer in layers] == list(range(8))
     assert len(divided[1]) < len(divided[0])
     assert stage_layers(even, 8) == [[layer] for layer in range(8)]
     with pytest.raises(UserError, match="needs a layer"):
@@ -111,9 +111,7 @@ def test_stages_cover_all_layers_and_the_head_counts() -> None:
         (12, 12, {"schedule": "interleaved"}, 12),
     ],
 )
-def test_micro_batches_in_flight(
-    rows: int, micro_rows: int, options: dict, expected: int
-) -> None:
+def test_micro_batches_in_flight(rows: int, micro_rows: int, options: dict, expected: int) -> None:
     place = layout(ParallelConfig.parse({"pp": 4, "dp_shard": 1, **options}), World(0, 4))
     assert in_flight(rows, micro_rows, place) == expected
 

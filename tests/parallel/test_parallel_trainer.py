@@ -95,10 +95,12 @@ LAYOUTS: list[dict[str, Any]] = [
     {"dp_replicate": 2, "dp_shard": 1},
     {"dp_shard": 2},
     {"tp": 2},
+    {"cp": 2},
+    {"pp": 2},
 ]
 
 
-@pytest.mark.parametrize("parallel", LAYOUTS, ids=["ddp", "fsdp", "tp"])
+@pytest.mark.parametrize("parallel", LAYOUTS, ids=["ddp", "fsdp", "tp", "cp", "pp"])
 def test_a_run_over_processes_equals_one_process(tmp_path: Path, parallel: dict[str, Any]) -> None:
     alone, several = tmp_path / "alone", tmp_path / "several"
     _, wanted = train(alone, {})

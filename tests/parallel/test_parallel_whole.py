@@ -93,9 +93,18 @@ MUON = {"name": "muon"}
     ("first", "second", "model", "optimizer"),
     [
         (PP, CP, {"layers": 4}, MUON),
-        ({"dp_shard": 2, "tp": 2}, {"pp": 2, "dp_shard": 2}, {"layers": 4}, MUON),
-        ({**PP, "cp": 2}, {"dp_shard": 1, "tp": 2}, {"layers": 4}, {}),
-        (EP, {**EP, "pp": 2, "pipeline_microbatches": 2}, EXPERTS, MUON),
+        pytest.param(
+            *({"dp_shard": 2, "tp": 2}, {"pp": 2, "dp_shard": 2}, {"layers": 4}, MUON),
+            marks=pytest.mark.parallel,
+        ),
+        pytest.param(
+            *({**PP, "cp": 2}, {"dp_shard": 1, "tp": 2}, {"layers": 4}, {}),
+            marks=pytest.mark.parallel,
+        ),
+        pytest.param(
+            *(EP, {**EP, "pp": 2, "pipeline_microbatches": 2}, EXPERTS, MUON),
+            marks=pytest.mark.parallel,
+        ),
         ({**PP, "schedule": "interleaved"}, EP, EXPERTS, {}),
     ],
     ids=["pp to cp", "fsdp tp to pp fsdp", "pp cp to tp", "ep to pp ep", "pp to ep"],
@@ -108,9 +117,7 @@ def test_a_run_goes_on_under_another_layout(
     for form, start, end in ((first, 0, 2), (second, 2, STEPS)):
         case = Case(model=model, parallel=form, optimizer=optimizer)
         count = math.prod(form.get(name, 1) for name in ("dp_shard", "pp", "cp", "tp"))
-        found, weights = run_ranks(
-            count, part_of_a_run, case, start, end, tmp_path, start > 0
-        )[0]
+        found, weights = run_ranks(count, part_of_a_run, case, start, end, tmp_path, start > 0)[0]
         losses += found
     wanted = single(Case(model=model, optimizer=optimizer, steps=STEPS))
     ended = Outcome(losses, wanted.norms, wanted.gradients, weights)

@@ -55,10 +55,12 @@ LAYOUTS: list[tuple[dict[str, Any], int, int, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("parallel", "world", "micro_batches", "off"), LAYOUTS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "parallel", "world", "micro_batches", "off"),
+    [("fp32", *row) for row in LAYOUTS] + [("bf16", *LAYOUTS[i]) for i in (0, 2, 6, 9)],
+)
 def test_the_arithmetic_agrees_with_a_dry_run(
-    parallel: dict[str, Any], world: int, micro_batches: int, off: float, precision: str
+    precision: str, parallel: dict[str, Any], world: int, micro_batches: int, off: float
 ) -> None:
     plan = planned(parallel, world, micro_batches, precision)
     counted = dry_run(plan)

@@ -1,0 +1,42 @@
+"""``langwright quantise``: what a model loses and gains with 8-bit or 4-bit weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from langwright.base import UserError
+
+MOST_TEXT_BYTES = 1 << 24
+
+
+def quantise(arguments: argparse.Namespace) -> None:
+    """Quantise a model in memory and tell its size; with ``--report`` its quality and speed."""
+    from langwright.generate import load
+    from langwright.generate.quality import compare_quality, own_text, read_bytes
+    from langwright.generate.weights import pack_model, stored_blocks
+
+    lm = load(arguments.folder, device="cpu", dtype="fp32")
+    stored = stored_blocks(Path(arguments.folder), lm.model)
+    packed = pack_model(lm.model, arguments.to, stored=stored)
+    if stored:
+        print(f"{len(stored)} matrices are quantised in the file already and stay as they are")
+    if not arguments.report:
+        print(f"bytes read for a token {read_bytes(lm.model):,} -> {read_bytes(packed):,}")
+        return
+    if arguments.text:
+        ids = lm.text_tokenizer.encode(_read(Path(arguments.text)))[: arguments.tokens]
+    else:
+        ids = own_text(lm, arguments.tokens)
+    report = compare_quality(lm.model, packed, ids)
+    print(json.dumps(asdict(report), indent=2) if arguments.json else "\n".join(report.lines()))
+
+
+def _read(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(MOST_TEXT_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=path) from None
