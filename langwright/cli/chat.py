@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from langwright.base import UserError, human_count, write_json
+from langwright.base import UserError, human_count
+from langwright.cli.folders import model_in
 from langwright.cli.generate import chosen, open_model
-from langwright.generate import LanguageModel, Sampling
+from langwright.cli.talk import Talk
+from langwright.cli.talk_commands import COMMANDS, LEAVE, is_command, obey
+from langwright.cli.terminal import TornError, line_editing, prepare_output, read_text
+from langwright.generate import Engine, EngineConfig, Sampling, load
+from langwright.recipe import parse_override
 
-HELP = """\
-/temperature X   0: always the likeliest word; higher: more varied
-/retry           another answer to the last question
-/clear           forget the talk so far
-/save FILE       write the talk as JSON (`messages`)
-/help            this list
-/quit            leave (Ctrl-D does too; Ctrl-C stops an answer)
-A line that ends with \\ goes on in the next one."""
+MAX_TOKENS = 512  # of an answer, where the person does not say
 
 
 def chat(arguments: argparse.Namespace) -> None:
     """Open the model and talk until the person leaves."""
+    sampling = {"max_tokens": MAX_TOKENS, **chosen(arguments)}
+    Sampling.parse(sampling, where="chat")
+    config = engine_config(arguments.overrides, draft=arguments.draft is not None)
     lm = open_model(arguments)
     if lm.tokenizer is None:
         raise UserError("this model has no tokenizer: it only takes ids", where=arguments.folder)
@@ -36,126 +33,62 @@ def chat(arguments: argparse.Namespace) -> None:
             where=arguments.folder,
             fix="use `langwright generate`",
         )
-    sampling = {"max_tokens": 256, **chosen(arguments)}
-    Sampling.parse(sampling, where="chat")
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (line editing and history for input())
+    draft = None
+    if arguments.draft is not None:
+        draft = load(model_in(arguments.draft), device=arguments.device, dtype=arguments.dtype)
+    talk = Talk(Engine(lm, config, draft=draft), sampling)
+    if arguments.load is not None:
+        talk.load(Path(arguments.load))
+    if arguments.system is not None:
+        talk.system = arguments.system or None
+    history = None if arguments.history is None else Path(arguments.history).expanduser()
     count = sum(p.numel() for p in lm.model.parameters())
-    print(f"A model of {human_count(count)} parameters. /help lists commands, /quit leaves.")
-    Talk(lm, sampling, arguments.system).run()
+    prepare_output()
+    with line_editing([*COMMANDS, *LEAVE], history):
+        print(f"A model of {human_count(count)} parameters. /help lists commands, /quit leaves.")
+        converse(talk, input)
 
 
-@dataclass
-class Talk:
-    """A conversation and the settings of its answers."""
+def converse(talk: Talk, read: Callable[[str], str]) -> None:
+    """Read and answer until the end of the input or /quit.
 
-    lm: LanguageModel
-    sampling: dict[str, Any]
-    system: str | None = None
-    messages: list[dict[str, str]] = field(default_factory=list)
-    read: Callable[[str], str] = lambda prompt: input(prompt)  # looked up when it is called
-
-    def __post_init__(self) -> None:
-        self.clear()
-
-    def run(self) -> None:
-        """Read and answer until the end of the input or /quit."""
-        while True:
-            try:
-                text = self.question()
-            except EOFError:
-                print()
-                return
-            except KeyboardInterrupt:
-                print("\n(Ctrl-D or /quit leaves)")
-                continue
-            if text.startswith("/"):
-                if not self.command(text):
+    Args:
+        read: gives a line after showing its argument; EOFError at the end of the input.
+    """
+    while True:
+        try:
+            text = read_text(read)
+            if is_command(text):
+                if not obey(talk, text):
                     return
-            elif text:
-                self.messages.append({"role": "user", "content": text})
-                self.answer()
-
-    def question(self) -> str:
-        """What the person types; a trailing backslash takes one more line."""
-        lines = [self.read("\nyou> ")]
-        while lines[-1].endswith("\\"):
-            lines[-1] = lines[-1][:-1]
-            lines.append(self.read("...> "))
-        return "\n".join(lines).strip()
-
-    def answer(self) -> None:
-        """Stream an answer to the last question and keep it; Ctrl-C ends it early."""
-        started, first, tokens, parts = time.perf_counter(), None, 0, []
-        sys.stdout.write("\nmodel> ")
-        try:
-            for piece in self.lm.chat_stream(self.messages, **self.sampling):
-                first = first or time.perf_counter()
-                parts.append(piece)
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+            elif text.strip():
+                talk.ask(text)
+        except EOFError:
+            print()
+            return
+        except TornError:
+            raise
         except KeyboardInterrupt:
-            sys.stdout.write(" ...")
-        text = "".join(parts)
-        self.messages.append({"role": "assistant", "content": text})
-        assert self.lm.tokenizer is not None  # `chat` saw to that
-        tokens = len(self.lm.tokenizer.encode(text))
-        seconds = time.perf_counter() - started
-        wait = (first or time.perf_counter()) - started
-        rate = tokens / seconds if seconds > 0 else 0.0
-        print(f"\n({tokens} tokens, {rate:,.0f} tokens/s, first after {wait:.2f} s)")
-
-    def command(self, text: str) -> bool:
-        """Do what a line starting with / asks; False to leave."""
-        word, _, rest = text.partition(" ")
-        rest = rest.strip()
-        if word in ("/quit", "/exit", "/q"):
-            return False
-        actions: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: print(HELP),
-            "/clear": lambda _: self.clear(),
-            "/retry": lambda _: self.retry(),
-            "/temperature": self.set_temperature,
-            "/save": self.save,
-        }
-        try:
-            actions.get(word, lambda _: print(f"no command {word}; /help lists them"))(rest)
+            print("\n(Ctrl-D or /quit leaves)")
         except UserError as error:
             print(error.render())
-        return True
+        except UnicodeDecodeError:
+            print("this terminal sent bytes that are not text in its own encoding")
 
-    def clear(self) -> None:
-        """Forget everything but the system prompt."""
-        self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
-    def retry(self) -> None:
-        """Answer the last question once more."""
-        if self.messages and self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        if not self.messages or self.messages[-1]["role"] != "user":
-            print("nothing to answer yet")
-            return
-        self.sampling.pop("seed", None)  # with a fixed seed the answer would be the same
-        self.answer()
-
-    def set_temperature(self, text: str) -> None:
-        """``/temperature 0.7``; without a number it tells the present one."""
-        if text:
-            try:
-                value = float(text)
-            except ValueError:
-                raise UserError("not a number", found=text, expected="/temperature 0.7") from None
-            Sampling.parse({**self.sampling, "temperature": value}, where="/temperature")
-            self.sampling["temperature"] = value
-        now = self.sampling.get("temperature", Sampling().temperature)
-        print(f"temperature {now}")
-
-    def save(self, text: str) -> None:
-        """``/save FILE``."""
-        if not text:
-            raise UserError("which file?", expected="/save talk.json")
-        try:
-            write_json(Path(text), {"messages": self.messages})
-        except OSError as error:
-            raise UserError(f"cannot write: {error.strerror}", where=text) from None
-        print(f"saved to {text}")
+def engine_config(overrides: Sequence[str], *, draft: bool = False) -> EngineConfig:
+    """The engine of one person: one text at a time, and what ``--set engine.KEY=VALUE`` says."""
+    settings: dict[str, Any] = {"max_running": 1}
+    if draft:
+        settings["speculate"] = "draft"
+    for text in overrides:
+        path, value = parse_override(text)
+        if len(path) != 2 or path[0] != "engine":
+            raise UserError(
+                "no such setting",
+                where=f"--set {text}",
+                expected="engine.KEY=VALUE",
+                fix="langwright chat --help lists them",
+            )
+        settings[str(path[1])] = value
+    return EngineConfig.parse(settings, where="engine")

@@ -218,12 +218,29 @@ def _use(commands: Any) -> None:
         "prompt", nargs="?", default="", help="beginning of the text ('-': stdin)"
     )
     generate.add_argument("--count", type=int, default=1, metavar="N", help="so many texts")
-    chat = _command(commands, "chat", "talk to a model in the terminal", "chat:chat")
-    _add_model(chat)
-    chat.add_argument("--system", metavar="TEXT", help="instruction that stands before the talk")
+    _chat(commands)
     _serve(commands)
     info = _command(commands, "info", "show this machine, or what a folder holds", "info:info")
     info.add_argument("folder", nargs="?", metavar="DIR|FILE", help="a model, run or artifact")
+
+
+def _chat(commands: Any) -> None:
+    chat = _command(
+        commands, "chat", "talk to a model in the terminal", "chat:chat", settings=("engine",)
+    )
+    _add_model(chat)
+    chat.add_argument("--system", metavar="TEXT", help="instruction that stands before the talk")
+    chat.add_argument("--load", metavar="FILE", help="go on with a talk that /save wrote")
+    chat.add_argument("--history", metavar="FILE", help="keep what you type for the next talk")
+    chat.add_argument("--draft", metavar="DIR", help="small model of the same vocabulary")
+    chat.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a setting of the engine, as engine.weights=int4",
+    )
 
 
 def _serve(commands: Any) -> None:

@@ -120,7 +120,13 @@ def test_the_other_forms(tmp_path: Path, model: Any, first: Any, others: list[An
         assert found == pytest.approx(wanted, abs=0.0 if other == first else 2e-6)
 
 
-@pytest.mark.parametrize("parallel", [{"tp": 2, "dp_shard": 2}, {"dp_replicate": 2, "dp_shard": 2}])
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"tp": 2, "dp_shard": 2},
+        pytest.param({"dp_replicate": 2, "dp_shard": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_four_processes_and_one_that_began(tmp_path: Path, parallel: Any) -> None:
     """From one process's files to four processes, and from four to two."""
     case = Case(optimizer=MUON, parallel=parallel, micro_rows=1)
