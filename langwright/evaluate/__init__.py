@@ -1,5 +1,6 @@
 """Evaluation: how good a model is, beside what simple means reach, with error bars."""
 
+from langwright.evaluate.answering import complete_prompts
 from langwright.evaluate.classics import Classic, classics, classics_of_many, join_documents
 from langwright.evaluate.config import EvaluateConfig
 from langwright.evaluate.documents import DocumentLosses, bits_per_byte, document_losses
@@ -30,6 +31,7 @@ __all__ = [
     "bootstrap_interval",
     "classics",
     "classics_of_many",
+    "complete_prompts",
     "document_losses",
     "evaluate",
     "evaluate_rows",

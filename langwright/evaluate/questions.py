@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from langwright.dataset import IGNORE, Batch
+from langwright.evaluate.answering import complete_prompts
 from langwright.evaluate.intervals import bootstrap_interval
 from langwright.evaluate.loss import Loss, row_sums, tokens_at_once
 from langwright.generate import LanguageModel, Sampling
@@ -63,11 +64,12 @@ def answer_questions(
             asked.append(parts)
             prompts.append(ids)
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
+    completions = complete_prompts(lm, prompts, sampling)
     return [
         Answer(
             prompt, reference, done.text, done.stop_id is not None, token_f1(done.text, reference)
         )
-        for (prompt, reference), done in zip(asked, lm.complete_ids(prompts, sampling), strict=True)
+        for (prompt, reference), done in zip(asked, completions, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from langwright.evaluate.answering import complete_prompts
 from langwright.evaluate.config import EvaluateConfig
 from langwright.evaluate.heldout import HeldOut
 from langwright.generate import LanguageModel, Sampling
@@ -46,7 +47,7 @@ def draw_samples(
             "tokens": len(done.ids),
             "finish_reason": done.finish_reason,
         }
-        for prompt, done in zip(prompt_ids, lm.complete_ids(ids, sampling), strict=True)
+        for prompt, done in zip(prompt_ids, complete_prompts(lm, ids, sampling), strict=True)
     ]
 
 

@@ -16,12 +16,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from secrets import randbits
 
 import torch
 
 from langwright.base import UserError
+from langwright.generate.answer_limit import answer_limit, start_id
 from langwright.generate.blocks import Digests
 from langwright.generate.decoding.decoder import Decoder
 from langwright.generate.decoding.draft_model import DraftModel
@@ -41,6 +42,8 @@ from langwright.generate.requests import EndReason, Event, Request, RequestOutpu
 from langwright.generate.scheduler import Limits, Scheduler
 from langwright.generate.stats import EngineStats
 from langwright.generate.stepper import Stepper
+from langwright.generate.threads import calibrate_threads
+from langwright.generate.weights import with_weights
 
 
 class Engine:
@@ -59,10 +62,11 @@ class Engine:
         *,
         draft: LanguageModel | None = None,
     ) -> None:
-        self.lm, self.config = lm, config or EngineConfig()
-        self.model, tokenizer = lm.model, lm.tokenizer
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
+        self.config = config or EngineConfig()
+        self.lm = with_weights(lm, self.config.weights, self.config.deterministic)
+        self.model, tokenizer = self.lm.model, self.lm.tokenizer
+        self._modules = list(self.model.modules())
+        self._set_threads()
         store, pool = build_store(self.model, self.config)
         limits = Limits(
             self.config.max_running,
@@ -120,8 +124,8 @@ class Engine:
             UserError: the prompt is too long or the settings name unknown tokens.
         """
         params = params or SamplingParams()
-        prompt = list(prompt_ids) or [self._start_id()]
-        limit = self._limit(prompt, params)
+        prompt = list(prompt_ids) or [start_id(self.lm)]
+        limit = answer_limit(self.lm, prompt, params, self._scheduler.fits)
         children = fan_out(params)
         if seeds is None:
             asked = [randbits(62) if one.seed is None else one.seed for one in children]
@@ -249,7 +253,7 @@ class Engine:
         with self._stepping:
             begun = time.perf_counter()
             events = self._take_in()
-            with evaluating(self.model):
+            with self._evaluating():
                 events += self._stepper.advance(self._scheduler.plan())
             self._stats.steps += 1
             self._stats.step_seconds += time.perf_counter() - begun
@@ -258,6 +262,23 @@ class Engine:
             if self.busy:  # also what came in between
                 self._work.set()
         return events
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        """As `evaluating`, without walking through the model in every step."""
+        if any(module.training for module in self._modules):
+            return evaluating(self.model)
+        return torch.no_grad()
+
+    def _set_threads(self) -> None:
+        """Set torch's threads: as asked for, or to what is fastest for one token of one text."""
+        if self.config.threads is None:
+            return
+        if self.config.threads != "auto":
+            torch.set_num_threads(self.config.threads)
+        elif self.model.device.type == "cpu":
+            token = torch.zeros(1, 1, dtype=torch.int64)
+            with evaluating(self.model):
+                calibrate_threads(lambda: self.model(token))
 
     def _take_in(self) -> list[Event]:
         """New requests, cancelled ones, and those whose time is over."""
@@ -306,61 +327,6 @@ class Engine:
     def _post(self, request: Request, error: str | None) -> None:
         self._inbox.append((request, error))
         self._work.set()
-
-    def _start_id(self) -> int:
-        """What an empty prompt starts from."""
-        tokenizer = self.lm.tokenizer
-        start = None
-        if tokenizer is not None:
-            start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-        if start is None:
-            raise UserError(
-                "an empty prompt, and the tokenizer has no token for the beginning of a text",
-                fix="give at least one character of prompt",
-            )
-        return start
-
-    def _limit(self, prompt: Sequence[int], params: SamplingParams) -> int:
-        """The most tokens that the answer can have: what was asked for, what the context and the
-        cache's memory leave."""
-        config = self.model.config
-        vocab = config.vocab_size
-        wrong = next((token for token in prompt if not 0 <= token < vocab), None)
-        if wrong is not None:
-            raise UserError(
-                "token id outside the model's vocabulary",
-                where="prompt",
-                found=wrong,
-                expected=f"0 ... {vocab - 1}",
-            )
-        if len(prompt) >= max(2, config.context_length):
-            raise UserError(
-                "the prompt is longer than the model's context",
-                where="prompt",
-                found=f"{len(prompt)} tokens",
-                expected=f"at most {config.context_length - 1}, so that one can follow",
-                fix="shorten it",
-            )
-        if params.stop and self.lm.tokenizer is None:
-            raise UserError("stop strings need the tokenizer", fix="use stop_ids")
-        most = min(params.max_tokens, max(1, config.context_length - len(prompt)))
-        if not self._scheduler.fits(len(prompt) + 1):
-            raise UserError(
-                "the prompt does not fit the memory for keys and values",
-                where="prompt",
-                found=f"{len(prompt)} tokens",
-                fix="give the engine more cache_bytes",
-            )
-        if not self._scheduler.fits(len(prompt) + most):
-            low, high = 1, most  # fits(low), not fits(high)
-            while high - low > 1:
-                middle = (low + high) // 2
-                if self._scheduler.fits(len(prompt) + middle):
-                    low = middle
-                else:
-                    high = middle
-            most = low
-        return most
 
 
 def _proposer(

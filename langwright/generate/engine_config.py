@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,8 +44,14 @@ class EngineConfig(Config):
         description="the same seed gives the same text alone or in any batch, bit for bit; slower: "
         "each text goes through the model by itself",
     )
-    threads: int | None = Field(
-        default=None, ge=1, description="threads on a CPU; none = as many as torch has"
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        default=None,
+        description="threads on a CPU; auto = as measured at the start, none = as torch has them",
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile the decoding step, where the model allows; the first start takes up "
+        "to a minute, what it makes is kept on disk",
     )
     speculate: Literal["none", "ngram", "draft"] = Field(
         default="none",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from langwright.generate.paged_cache import PagedCache, PagedStore
 from langwright.generate.scheduler import Work
+from langwright.generate.weights import PackedTransformer
 from langwright.model import Transformer
 
 Hidden = Callable[[Tensor, PagedCache, Tensor], Tensor]
@@ -36,7 +37,10 @@ def costs_of(model: Transformer, kept_bytes: float) -> Costs:
     A token's matrix products take about as long as reading 1/16 of the weights, as measured on
     CPUs; gathering keys and values writes and reads them once more.
     """
-    weights = float(sum(x.numel() * x.element_size() for x in model.parameters()))
+    if isinstance(model, PackedTransformer):
+        weights = float(model.read_bytes)
+    else:
+        weights = float(sum(x.nbytes for x in model.parameters()))
     return Costs(weights, weights / 16, 3 * kept_bytes)
 
 

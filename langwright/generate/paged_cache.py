@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,9 +117,8 @@ class PagedStore:
         total = pages + RESERVED
 
         def tensors(width: int, kind: torch.dtype) -> list[Tensor]:
-            # Zeros: a place never written may be read under a mask, and 0 * NaN is NaN.
             shape = (total, layout.block_tokens, self.heads * width)
-            return [torch.zeros(shape, dtype=kind, device=device) for _ in range(layout.sublayers)]
+            return [zeros(shape, kind, self.device) for _ in range(layout.sublayers)]
 
         self.kept = [tensors(width, dtype) for width in self.widths]  # [keys, values][sublayer]
         self.factors = [tensors(1, torch.float16) for _ in self.widths if dtype == torch.int8]
@@ -312,6 +312,15 @@ class PagedCache(KVCache):
         """Hold nothing; return how long the rows were."""
         self._made.clear()
         return super().restart()
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, as a place never written may be read under a mask, and 0 * NaN is NaN. On a CPU the
+    system gives the memory only where something is written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(memory).view(dtype).view(shape)
 
 
 def follows_length(config: ModelConfig) -> bool:

@@ -34,6 +34,7 @@ class Work:
 
     text: Text
     new: int
+    of_prompt: int  # those of the new that are the prompt's
 
 
 class Scheduler:
@@ -82,7 +83,7 @@ class Scheduler:
                 budget -= new
         if self.preemptions == preempted:
             self._admit(works, budget)
-        return [Work(text, new) for text, new in works.items()]
+        return [Work(text, new, _of_prompt(text, new)) for text, new in works.items()]
 
     def settle(self, text: Text) -> None:
         """After a step: let others find the text's full blocks, free those out of sight."""
@@ -229,8 +230,6 @@ class Scheduler:
         """Blocks that the text could take over; its last token must be read in any case."""
         size = self.layout.block_tokens
         tokens = min(self._shareable(text), len(text.ids) - 1)
-        if self.limits.fixed:
-            tokens -= tokens % FIXED_PIECE
         return tokens // size if self.limits.reuse else 0
 
     def _digests(self, text: Text) -> list[bytes]:
@@ -290,3 +289,7 @@ class Scheduler:
         text.pages.length, text.pages.turned, text.named = 0, 0, 0
         for table in text.pages.tables.values():
             table.clear()
+
+
+def _of_prompt(text: Text, new: int) -> int:
+    return min(new, max(0, text.prompt_length - text.pages.length))

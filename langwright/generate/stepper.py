@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from langwright.base import UserError
+from langwright.generate.compiled import fast_hidden
 from langwright.generate.decoding.decoder import Decoder, Drawn, RowError
 from langwright.generate.decoding.proposals import Proposer
 from langwright.generate.decoding.speculative import SpeculationCounts, speculative_step
@@ -50,7 +51,7 @@ class Stepper:
         self._proposer = None if follows_length(model.config) else proposer
         self._speculation = SpeculationCounts()
         self._costs: Costs = costs_of(model, store.token_bytes)
-        self.hidden = plain_hidden(model)
+        self.hidden = fast_hidden(model, store) if config.compile else plain_hidden(model)
 
     def advance(self, works: list[Work]) -> list[Event]:
         """One step; what it gave."""
@@ -66,7 +67,7 @@ class Stepper:
                 events += self.fail([work.text for work in group], error)
                 continue
             for row, work in enumerate(group):
-                self._stats.prompt_tokens += work.new
+                self._stats.prompt_tokens += work.of_prompt
                 if work.text.unread == 0:
                     ready.append((work.text, logits[row]))
                 else:

@@ -158,6 +158,12 @@ def sdpa(
         mask = torch.cat((mask, column.expand(mask.shape[0], -1, t, 1)), dim=-1)  # (., H, T, S + 1)
         k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
     grouped = q.shape[1] != k.shape[1]
+    if grouped and t == 1 and not q.is_cuda and (mask is None or mask.shape[1] == 1):
+        # The query heads of a group see the same keys: as several queries of one head they need no
+        # group form, which in bf16 on a CPU is 5 to 18 times slower.
+        folded = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H / K, h)
+        y = F.scaled_dot_product_attention(folded, k, v, mask, dropout, scale=scale)
+        return y.reshape(*q.shape[:3], v.shape[3])
     if grouped and mask is not None and q.is_cuda:
         # CUDA's memory-saving kernel takes a mask but no groups; without it the scores stand whole.
         groups = q.shape[1] // k.shape[1]

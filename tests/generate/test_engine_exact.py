@@ -111,6 +111,20 @@ def test_guesses_change_nothing():
             assert engine.stats().proposed_tokens > 0
 
 
+def test_guesses_with_little_memory():
+    """Blocks for guesses are taken only where they are free."""
+    model = random_model(preset("llama-2m"), torch.float64)
+    stats = engine_of(model).stats()
+    each = stats.cache_bytes // (stats.cache_pages + 2)
+    prompts = [[1, 2, 3, 4] * 5, [5, 6] * 6, [7, 8, 9] * 5]
+    wanted = generate_tokens(model, prompts, GREEDY)
+    engine = engine_of(model, speculate="ngram", speculate_tokens=8, cache_bytes=each * 17)
+    assert [one.answers[0].ids for one in engine.generate(prompts, GREEDY)] == [
+        one.ids for one in wanted
+    ]
+    assert engine.stats().preemptions > 0 and engine.stats().accepted_tokens > 0
+
+
 @pytest.mark.parametrize("dtype", ["int8", "bf16", "fp16"])
 def test_narrow_caches_are_near(dtype):
     """8 bits per value: the error of a value is at most 1/254 of its head's largest."""

@@ -190,10 +190,14 @@ class TestEnds:
         for _ in range(2):
             output = engine.generate([bad], GREEDY)[0]
             assert output.finish_reasons == ["error"] and output.cached_tokens == 0
-        for length in (5, 30):
-            prompt = prompts_of(length, seed=3)[0]
-            fresh = engine_of(model).generate([prompt], GREEDY)
-            assert engine.generate([prompt], GREEDY)[0].answers[0].ids == fresh[0].answers[0].ids
+        wide = engine_of(model, step_tokens=64)
+        prompts = prompts_of(5, 13, 30, seed=3)
+        fresh = [engine_of(model).generate([prompt], GREEDY)[0] for prompt in prompts]
+        for outputs in (
+            [engine.generate([prompt], GREEDY)[0] for prompt in prompts],
+            wide.generate([[39] * 12, [39] * 8], GREEDY) and wide.generate(prompts, GREEDY),
+        ):
+            assert [one.answers[0].ids for one in outputs] == [one.answers[0].ids for one in fresh]
         assert engine.generate([[1, 2, 3]], GREEDY)[0].answers[0].ids == wanted
 
 

@@ -133,6 +133,11 @@ class GgufFile:
             )
         return values.reshape(info.shape)
 
+    def raw(self, name: str) -> bytes:
+        """The bytes of the tensor `name` as they are stored."""
+        info = self.tensors[name]
+        return self._map[info.start : info.start + info.nbytes]
+
     def same_bytes(self, one: TensorInfo, other: TensorInfo) -> bool:
         """Whether two tensors are stored as the same bytes."""
         step = 1 << 20

@@ -1,0 +1,81 @@
+"""What a prompt must be, and how long its answer can get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from langwright.base import UserError
+from langwright.generate.language_model import LanguageModel
+from langwright.generate.params import SamplingParams
+
+
+def start_id(lm: LanguageModel) -> int:
+    """What an empty prompt starts from."""
+    tokenizer, start = lm.tokenizer, None
+    if tokenizer is not None:
+        start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    if start is None:
+        raise UserError(
+            "an empty prompt, and the tokenizer has no token for the beginning of a text",
+            fix="give at least one character of prompt",
+        )
+    return start
+
+
+def answer_limit(
+    lm: LanguageModel, prompt: Sequence[int], params: SamplingParams, fits: Callable[[int], bool]
+) -> int:
+    """The most tokens that the answer can have: what was asked for, what the context and the
+    cache's memory leave.
+
+    Args:
+        lm: the model.
+        prompt: at least one id.
+        params: the request's settings.
+        fits: whether a text of so many tokens fits the cache's memory.
+
+    Raises:
+        UserError: no answer is possible.
+    """
+    _check(lm, prompt, params)
+    if not fits(len(prompt) + 1):
+        raise UserError(
+            "the prompt does not fit the memory for keys and values",
+            where="prompt",
+            found=f"{len(prompt)} tokens",
+            fix="give the engine more cache_bytes",
+        )
+    most = min(params.max_tokens, max(1, lm.config.context_length - len(prompt)))
+    if fits(len(prompt) + most):
+        return most
+    low, high = 1, most  # low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(len(prompt) + middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _check(lm: LanguageModel, prompt: Sequence[int], params: SamplingParams) -> None:
+    """Raise where the model cannot take the prompt or the settings."""
+    vocab, context = lm.config.vocab_size, lm.config.context_length
+    wrong = next((token for token in prompt if not 0 <= token < vocab), None)
+    if wrong is not None:
+        raise UserError(
+            "token id outside the model's vocabulary",
+            where="prompt",
+            found=wrong,
+            expected=f"0 ... {vocab - 1}",
+        )
+    if len(prompt) >= max(2, context):
+        raise UserError(
+            "the prompt is longer than the model's context",
+            where="prompt",
+            found=f"{len(prompt)} tokens",
+            expected=f"at most {context - 1}, so that one can follow",
+            fix="shorten it",
+        )
+    if params.stop and lm.tokenizer is None:
+        raise UserError("stop strings need the tokenizer", fix="use stop_ids")

@@ -1,0 +1,77 @@
+"""The decoding step with static shapes gives what the plain one gives, compiled and not."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+import torch
+
+from langwright.generate import Engine, EngineConfig, LanguageModel, SamplingParams
+from langwright.generate.compiled import CompiledHidden, compilable, keep_on_disk, padded
+from langwright.model import build_model, model_config
+
+SIZES = {"width": 32, "layers": 3, "heads": 4, "head_width": 8, "kv_heads": 2, "hidden_width": 48}
+PLACES = {"vocab_size": 40, "context_length": 160}
+PARAMS = SamplingParams(max_tokens=12, temperature=0.0, logprobs=3)
+PROMPTS = [[1, 2, 3], list(range(5, 38)) * 4, [7], list(range(20))]
+
+
+def engine(preset: str, **changes: object) -> Engine:
+    sizes = {**SIZES, **PLACES}
+    if preset.startswith(("gpt2", "pythia")):
+        sizes["kv_heads"] = 4
+    model = build_model(model_config({"preset": preset, **sizes}), seed=2).eval()
+    lm = LanguageModel(model, None)
+    return Engine(lm, EngineConfig(max_running=4, cache_bytes=1 << 23, **changes))
+
+
+def answers(one: Engine) -> list[tuple[list[int], list[float]]]:
+    found = [output.answers[0] for output in one.generate(PROMPTS, PARAMS)]
+    return [(list(a.ids), list(a.logprobs)) for a in found]
+
+
+@pytest.mark.parametrize(
+    "preset", ["llama-2m", "gpt2-124m", "qwen3-2m", "pythia-70m", "langwright-fast-1m"]
+)
+def test_static_shapes_change_nothing(preset: str) -> None:
+    plain, static = engine(preset), engine(preset)
+    stepper = static._stepper
+    assert compilable(static.model, stepper._store) is None
+    stepper.hidden = CompiledHidden(static.model, stepper._store, compile=False)
+    for (ids, logprobs), (want, expected) in zip(answers(static), answers(plain), strict=True):
+        assert ids == want
+        assert logprobs == pytest.approx(expected, abs=2e-5)
+    assert {rows for rows, _ in stepper.hidden.shapes} <= {1, 2, 4}
+
+
+@pytest.mark.slow
+def test_compiled_equals_plain() -> None:
+    for (ids, logprobs), (want, expected) in zip(
+        answers(engine("llama-2m", compile=True)), answers(engine("llama-2m")), strict=True
+    ):
+        assert ids == want
+        assert logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_models_that_cannot_be_compiled_run_as_they_are() -> None:
+    one = engine("llama-2m", cache_dtype="int8", compile=True)
+    assert compilable(one.model, one._stepper._store) == "an 8-bit cache"
+    assert not isinstance(one._stepper.hidden, CompiledHidden)
+    assert len(answers(one)) == len(PROMPTS)
+
+
+def test_shapes_are_powers_of_two() -> None:
+    assert [padded(n) for n in (1, 2, 3, 5, 8, 9)] == [1, 2, 4, 8, 8, 16]
+    assert padded(3, 8) == 8
+
+
+def test_compiled_code_is_kept_where_only_the_user_reads(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    folder = keep_on_disk()
+    assert folder.is_relative_to(tmp_path) and torch.__version__ in folder.name
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")

@@ -1,0 +1,187 @@
+"""Quantised weights: the numbers they stand for, the kernels, the model, the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langwright.base import UserError
+from langwright.formats import save_gguf
+from langwright.generate import Engine, EngineConfig, LanguageModel, SamplingParams
+from langwright.generate.kernels import Int4, Int8, Reference, TwoInt4, crossing, product
+from langwright.generate.quality import compare_quality
+from langwright.generate.quantise import Grouped, quantise_int4, quantise_int8
+from langwright.generate.threads import Slowdown, calibrate_threads, candidates, choose
+from langwright.generate.weights import Choice, PackedLinear, pack_model, stored_blocks
+from langwright.model import Transformer, build_model, model_config
+
+FAMILIES = ["llama-2m", "gpt2-124m", "qwen3-2m", "olmo-2-1b", "pythia-70m", "langwright-fast-1m"]
+
+
+def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny(preset: str = "llama-2m", **changes: object) -> Transformer:
+    sizes = {"width": 64, "layers": 2, "heads": 4, "head_width": 16, "kv_heads": 2}
+    sizes |= {"hidden_width": 96, "vocab_size": 96, "context_length": 128}
+    if preset.startswith(("gpt2", "pythia")):
+        sizes["kv_heads"] = 4
+    return build_model(model_config({"preset": preset, **sizes, **changes}), seed=3).eval()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-5, 5), st.floats(1e-6, 100))
+def test_int4_is_no_worse_than_rounding_over_the_range(seed, shift, size):
+    x = matrix(8, 64, seed) * size + shift * size
+    groups = x.unflatten(1, (-1, 32))
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scale = (high - low) / 15
+    plain = ((groups - low) / scale).round() * scale + low
+    ours = quantise_int4(x).dense().unflatten(1, (-1, 32))
+    error, plain_error = ((a - groups).square().sum(-1) for a in (ours, plain))
+    assert (error <= plain_error * 1.001 + 1e-9 * size**2).all()
+
+
+def test_int4_of_a_normal_matrix_has_the_error_that_four_bits_give():
+    x = matrix(256, 512)
+    error = (quantise_int4(x).dense() - x).square().mean()
+    assert 0.004 < error < 0.0078  # plain rounding over the range gives 0.0083
+
+
+@pytest.mark.parametrize("value", [0.0, 3.25, -1e-8])
+def test_constant_groups_are_exact(value):
+    x = torch.full((2, 32), value)
+    assert torch.equal(quantise_int4(x).dense(), x)
+    assert torch.allclose(quantise_int8(x).dense(), x, rtol=1e-6)
+
+
+def test_int8_errs_by_half_a_step_at_most():
+    x = matrix(32, 96)
+    error = (quantise_int8(x).dense() - x).abs()
+    assert (error <= x.abs().amax(1, keepdim=True) / 254 * 1.0001).all()
+
+
+def q8_0(rows: int, columns: int) -> Grouped:
+    codes = torch.randint(0, 256, (rows, columns), generator=torch.Generator().manual_seed(1))
+    scale = matrix(rows, columns // 32).abs()
+    return Grouped(codes.to(torch.uint8), scale, torch.zeros_like(scale), 8)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 33])
+@pytest.mark.parametrize(
+    ("weight", "kernel"),
+    [
+        (quantise_int4(matrix(48, 96)), Int4),
+        (quantise_int8(matrix(48, 96)), Int8),
+        (q8_0(48, 96), TwoInt4),
+        (quantise_int4(matrix(50, 96)), Reference),  # rows that no kernel takes
+    ],
+)
+def test_kernels_equal_the_numbers_written_out(weight, kernel, rows):
+    chosen = product(weight)
+    assert type(chosen) is kernel
+    x = matrix(rows, 96, 5).to(torch.bfloat16)
+    want = x.double() @ weight.dense().double().T
+    # bf16 scales and results: 2^-8 each, over sums of 96 terms
+    assert (chosen(x).double() - want).abs().max() < 0.012 * want.abs().max()
+
+
+def test_few_rows_and_many_rows_use_the_same_numbers():
+    weight = quantise_int4(matrix(64, 64))
+    linear = PackedLinear(weight, torch.ones(64), Choice(wide=True, rows=4))
+    x = matrix(5, 64, 2).to(torch.bfloat16)
+    many, few = linear(x), linear(x[:4])
+    assert (many[:4] - few).abs().max() < 0.02 * many.abs().max()
+    always = PackedLinear(weight, torch.ones(64), Choice(wide=False))
+    assert always.wide is None
+    assert torch.equal(always(x)[:4], few)  # one kernel: a row does not depend on the others
+
+
+@pytest.mark.parametrize("preset", FAMILIES)
+@pytest.mark.parametrize("to", ["int4", "int8"])
+def test_packed_model_equals_its_own_weights_written_out(preset, to):
+    model = tiny(preset)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    packed = pack_model(model, to, Choice(wide=False))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    ids = torch.randint(0, 96, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expanded = pack_model(model, to, Choice(wide=True, rows=0))  # always the bf16 copies
+        one, two = (m(ids).log_softmax(-1) for m in (packed, expanded))
+        full = model(ids).log_softmax(-1)
+    assert (one - two).abs().max() < 0.08
+    kl = (full.exp() * (full - one)).sum(-1).mean()
+    assert 0 < kl < (0.02 if to == "int4" else 0.002)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+def test_gguf_blocks_are_taken_as_they_are(tmp_path: Path, kind: str):
+    from langwright.formats import load_model
+
+    path = tmp_path / "m.gguf"
+    save_gguf(LanguageModel(tiny(), None), path, kind)
+    model = load_model(path)
+    found = stored_blocks(path, model)
+    names = {name for name, value in model.named_parameters() if value.dim() == 2}
+    assert set(found) <= names and "blocks.1.attention.q.weight" in found
+    for name, weight in found.items():
+        assert torch.equal(weight.dense(), model.get_parameter(name))
+
+
+def test_the_engine_generates_with_every_kind_of_weights():
+    lm = LanguageModel(tiny(), None)
+    params = SamplingParams(max_tokens=5, temperature=0.0)
+    for weights in ("auto", "fp32", "bf16", "int8", "int4"):
+        engine = Engine(lm, EngineConfig(max_running=2, weights=weights, cache_bytes=1 << 22))
+        out = engine.generate([[1, 2, 3], [4, 5]], params)
+        assert [len(one.answers[0].ids) for one in out] == [5, 5]
+    assert lm.model.compute_dtype == torch.float32
+
+
+def test_report_of_a_model_with_itself_and_with_int4():
+    model = tiny()
+    ids = torch.randint(0, 96, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    same = compare_quality(model, model, ids, window=100)
+    assert same.tokens == 297 and same.kl == 0 and same.same_first == 1
+    assert same.perplexity == same.perplexity_quantised
+    report = compare_quality(model, pack_model(model, "int4", Choice(wide=False)), ids)
+    assert report.kl > 0 and report.weight_bytes > 3 * report.weight_bytes_quantised
+    with torch.no_grad():
+        row = torch.tensor([ids[:100]])
+        logits = model(row[:, :-1])[0]
+        loss = torch.nn.functional.cross_entropy(logits, row[0, 1:])
+    alone = compare_quality(model, model, ids[:100])
+    assert alone.perplexity == pytest.approx(float(loss.exp()), rel=1e-5)
+    with pytest.raises(UserError, match="too little text"):
+        compare_quality(model, model, [1])
+
+
+def test_threads_are_chosen_by_the_median_and_fewer_win_ties():
+    assert choose({1: [1.0, 1.0, 9.0], 2: [0.99, 0.99, 0.99]}) == 1
+    assert choose({1: [1.0, 1.0, 1.0], 2: [0.6, 5.0, 0.6]}) == 2
+    assert candidates(1) == [1] and candidates(6) == [1, 2, 4, 6]
+    before = torch.get_num_threads()
+    try:
+        assert calibrate_threads(lambda: torch.ones(4).sum(), rounds=1) == torch.get_num_threads()
+        torch.set_num_threads(before)
+        with pytest.raises(ZeroDivisionError):
+            calibrate_threads(lambda: 1 / 0)
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_slowdown_is_noticed_at_twice_the_first_time():
+    watch = Slowdown(10)
+    assert not any(watch.add(1.0) for _ in range(30))
+    assert not any(watch.add(1.9) for _ in range(10))
+    assert any(watch.add(2.5) for _ in range(10))
+
+
+def test_crossing_is_one_of_the_numbers_tried():
+    assert crossing(64, 64) in (1, 2, 4, 8, 16, 32, 64)
