@@ -82,7 +82,7 @@ class Talk:
         if answer.reason == "cancelled" and not answer.text:
             print("(nothing had been written: the question is not kept)")
             return False
-        self.messages = [*self.messages, {"role": "assistant", "content": answer.text}]
+        self.messages = [*messages, {"role": "assistant", "content": answer.text}]
         return True
 
     def undo(self) -> Message:

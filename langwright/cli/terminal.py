@@ -108,11 +108,10 @@ def line_editing(words: Sequence[str], history: Path | None = None) -> Iterator[
 
 
 def _write_history(path: Path) -> None:
-    """Keep the last lines, readable by their owner only."""
+    """Keep the last lines (the library makes the file readable by its owner only)."""
     import readline
 
     try:
-        path.touch(mode=0o600)
         readline.set_history_length(MOST_LINES)
         readline.write_history_file(path)
     except OSError as error:
