@@ -24,7 +24,7 @@ def chat(arguments: argparse.Namespace) -> None:
     sampling = {"max_tokens": MAX_TOKENS, **chosen(arguments)}
     Sampling.parse(sampling, where="chat")
     config = engine_config(arguments.overrides, draft=arguments.draft is not None)
-    lm = open_model(arguments)
+    lm = open_model(arguments, config.weights)
     if lm.tokenizer is None:
         raise UserError("this model has no tokenizer: it only takes ids", where=arguments.folder)
     if lm.tokenizer.chat_template is None:

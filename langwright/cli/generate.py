@@ -9,7 +9,7 @@ from typing import Any
 import langwright
 from langwright.base import UserError, say
 from langwright.cli.folders import model_in
-from langwright.generate import LanguageModel
+from langwright.generate import LanguageModel, load_packed
 
 SAMPLING = (
     "max_tokens",
@@ -49,8 +49,15 @@ def chosen(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def open_model(arguments: argparse.Namespace) -> LanguageModel:
-    """The model that was named; its notices go to standard error."""
-    lm = langwright.load(model_in(arguments.folder), device=arguments.device, dtype=arguments.dtype)
+def open_model(arguments: argparse.Namespace, weights: str = "auto") -> LanguageModel:
+    """The model that was named; its notices go to standard error.
+
+    `weights` are those of the engine's config: quantised blocks of a file are taken as they are.
+    """
+    path = model_in(arguments.folder)
+    if weights in ("int8", "int4") and arguments.device in (None, "auto", "cpu"):
+        lm = load_packed(path, weights)  # type: ignore[arg-type]
+    else:
+        lm = langwright.load(path, device=arguments.device, dtype=arguments.dtype)
     lm.notice = lambda text: say(f"note: {text}")
     return lm

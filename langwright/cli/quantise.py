@@ -14,9 +14,14 @@ MOST_TEXT_BYTES = 1 << 24
 
 def quantise(arguments: argparse.Namespace) -> None:
     """Quantise a model in memory and tell its size; with ``--report`` its quality and speed."""
-    from langwright.generate import load
-    from langwright.generate.quality import compare_quality, own_text, read_bytes
-    from langwright.generate.weights import pack_model, stored_blocks
+    from langwright.generate import (
+        compare_quality,
+        load,
+        own_text,
+        pack_model,
+        read_bytes,
+        stored_blocks,
+    )
 
     lm = load(arguments.folder, device="cpu", dtype="fp32")
     stored = stored_blocks(Path(arguments.folder), lm.model)

@@ -21,7 +21,7 @@ def serve(arguments: argparse.Namespace) -> None:
     if arguments.draft is not None:
         engine_settings.setdefault("speculate", "draft")
     chosen = EngineConfig.parse(engine_settings, where="engine")
-    lm = open_model(arguments)
+    lm = open_model(arguments, chosen.weights)
     draft = None
     if arguments.draft is not None:
         draft = load(model_in(arguments.draft), device=arguments.device, dtype=arguments.dtype)

@@ -2,7 +2,7 @@
 
 from langwright.formats.fetch import Fetched, fetch_model
 from langwright.formats.folder import save_model
-from langwright.formats.gguf import save_gguf
+from langwright.formats.gguf import GgufFile, read_blocks, save_gguf
 from langwright.formats.hf_config import from_hf_config, to_hf_config
 from langwright.formats.licence import licence_of
 from langwright.formats.opening import load_model, load_parts
@@ -10,6 +10,7 @@ from langwright.formats.peek import Peek, peek_model, peek_tokenizer
 
 __all__ = [
     "Fetched",
+    "GgufFile",
     "Peek",
     "fetch_model",
     "from_hf_config",
@@ -18,6 +19,7 @@ __all__ = [
     "load_parts",
     "peek_model",
     "peek_tokenizer",
+    "read_blocks",
     "save_gguf",
     "save_model",
     "to_hf_config",

@@ -41,10 +41,12 @@ from langwright.generate.loop import (
 from langwright.generate.modes import evaluating
 from langwright.generate.output import Completion, Output, Piece
 from langwright.generate.params import Constraint, SamplingParams
+from langwright.generate.quality import compare_quality, own_text, read_bytes
 from langwright.generate.requests import Event, Request, RequestOutput
 from langwright.generate.sampling import Sampling, sample
 from langwright.generate.stats import EngineStats
 from langwright.generate.stops import StopFinder
+from langwright.generate.weights import load_packed, pack_model, stored_blocks
 
 __all__ = [
     "BeamParams",
@@ -83,6 +85,7 @@ __all__ = [
     "apply_temperature",
     "beam_search",
     "choose_best",
+    "compare_quality",
     "compile_constraint",
     "contrast_logits",
     "contrastive_search",
@@ -96,14 +99,19 @@ __all__ = [
     "generate_uncached",
     "guide_logits",
     "load",
+    "load_packed",
     "min_p_mask",
     "next_probabilities",
+    "own_text",
+    "pack_model",
     "parse_sampling",
     "process_logits",
+    "read_bytes",
     "row_seeds",
     "sample",
     "score_tokens",
     "speculative_step",
+    "stored_blocks",
     "stream",
     "stream_tokens",
     "token_logprobs",

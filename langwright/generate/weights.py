@@ -201,7 +201,7 @@ def load_packed(path: str | Path, to: To = "int4") -> LanguageModel:
 
 def stored_blocks(path: Path, model: Transformer) -> dict[str, Grouped]:
     """The quantised matrices of a .gguf file by our names; of other files none."""
-    from langwright.formats.gguf import GgufFile, read_blocks
+    from langwright.formats import GgufFile, read_blocks
 
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
