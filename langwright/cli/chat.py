@@ -14,6 +14,7 @@ from langwright.cli.talk import Talk
 from langwright.cli.talk_commands import COMMANDS, LEAVE, is_command, obey
 from langwright.cli.terminal import TornError, line_editing, prepare_output, read_text
 from langwright.generate import Engine, EngineConfig, Sampling, load
+from langwright.model import parameter_count
 from langwright.recipe import parse_override
 
 MAX_TOKENS = 512  # of an answer, where the person does not say
@@ -42,7 +43,7 @@ def chat(arguments: argparse.Namespace) -> None:
     if arguments.system is not None:
         talk.system = arguments.system or None
     history = None if arguments.history is None else Path(arguments.history).expanduser()
-    count = sum(p.numel() for p in lm.model.parameters())
+    count = parameter_count(lm.config).total
     prepare_output()
     with line_editing([*COMMANDS, *LEAVE], history):
         print(f"A model of {human_count(count)} parameters. /help lists commands, /quit leaves.")
