@@ -14,10 +14,12 @@ from langwright.cli.together import run_together, started_by_torchrun
 
 INTERRUPTED = 130
 USER_MISTAKE = 2
+REFUSED = 1  # by the operating system
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code (0 good, 2 a user's mistake, 130 interrupted)."""
+    """Run a command; returns the exit code (0 good, 1 the system refused a file, 2 a user's
+    mistake, 130 interrupted)."""
     arguments = build_parser().parse_args(argv)
     several = started_by_torchrun()
     try:
@@ -29,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `langwright ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a folder that cannot be written, a full disk
+        from langwright.cli.system_errors import system_error_line
+
+        _print_mistake(system_error_line(error, arguments))
+        return REFUSED
     except Exception as error:
         from langwright.base import UserError
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from langwright.base import UserError, human_count
-from langwright.cli.folders import model_in
 from langwright.cli.generate import chosen, open_model
 from langwright.cli.talk import Talk
 from langwright.cli.talk_commands import COMMANDS, LEAVE, is_command, obey
@@ -36,7 +35,7 @@ def chat(arguments: argparse.Namespace) -> None:
         )
     draft = None
     if arguments.draft is not None:
-        draft = load(model_in(arguments.draft), device=arguments.device, dtype=arguments.dtype)
+        draft = load(arguments.draft, device=arguments.device, dtype=arguments.dtype)
     talk = Talk(Engine(lm, config, draft=draft), sampling)
     if arguments.load is not None:
         talk.load(Path(arguments.load))

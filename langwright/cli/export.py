@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,8 +12,16 @@ from typing import Any
 import torch
 
 from langwright.base import UserError, human_bytes, read_json, say
-from langwright.cli.folders import model_in, tokenizer_in
-from langwright.formats import Peek, licence_of, load_parts, peek_model, save_gguf, save_model
+from langwright.formats import (
+    Peek,
+    licence_of,
+    load_parts,
+    model_in,
+    peek_model,
+    save_gguf,
+    save_model,
+    tokenizer_in,
+)
 from langwright.generate import LanguageModel
 from langwright.tokenizer import Tokenizer, load_tokenizer
 from langwright.train import consolidate, is_checkpoint
@@ -60,7 +69,7 @@ def _export(source: Path, arguments: argparse.Namespace) -> None:
     lm = LanguageModel(model, tokenizer)
     if target == "gguf":
         save_gguf(lm, out, kind, about=_about(source, peek))
-        say(f"run it: llama-cli -m {out}")
+        say(f"run it: llama-cli -m {shlex.quote(str(out))}")
     else:
         _save_folder(lm, out, HF_TYPES[kind], arguments.max_shard_bytes)
         _carry(source, out)

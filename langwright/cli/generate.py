@@ -8,7 +8,6 @@ from typing import Any
 
 import langwright
 from langwright.base import UserError, say
-from langwright.cli.folders import model_in
 from langwright.generate import LanguageModel, load_packed
 
 SAMPLING = (
@@ -54,10 +53,9 @@ def open_model(arguments: argparse.Namespace, weights: str = "auto") -> Language
 
     `weights` are those of the engine's config: quantised blocks of a file are taken as they are.
     """
-    path = model_in(arguments.folder)
     if weights in ("int8", "int4") and arguments.device in (None, "auto", "cpu"):
-        lm = load_packed(path, weights)  # type: ignore[arg-type]
+        lm = load_packed(arguments.folder, weights)  # type: ignore[arg-type]
     else:
-        lm = langwright.load(path, device=arguments.device, dtype=arguments.dtype)
+        lm = langwright.load(arguments.folder, device=arguments.device, dtype=arguments.dtype)
     lm.notice = lambda text: say(f"note: {text}")
     return lm

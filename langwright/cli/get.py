@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from langwright.base import UserError, human_bytes, human_count, say
@@ -24,8 +25,9 @@ def get(arguments: argparse.Namespace) -> None:
     )
     if revision := done.provenance.get("revision"):
         print(f"  revision {revision}")
-    print(f"next: langwright info {done.folder}")
-    print(f"      langwright {_use(done.folder)} {done.folder}")
+    place = shlex.quote(str(done.folder))
+    print(f"next: langwright info {place}")
+    print(f"      langwright {_use(done.folder)} {place}")
 
 
 def _use(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from langwright.base import (
     Manifest,
     UserError,
     environment,
+    human_bytes,
     human_seconds,
     machine,
     matmul_peak,
     read_manifest,
 )
-from langwright.cli.folders import holds_model
 from langwright.cli.tables import flat, print_table
+from langwright.formats import holds_model
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -29,6 +31,14 @@ def info(arguments: argparse.Namespace) -> None:
     if folder.is_file() and folder.suffix == ".gguf":
         _model(folder)
         return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            "this is a file that Langwright cannot describe",
+            where=folder,
+            found=_kind(folder),
+            expected="a folder (a model, a tokenizer, a run or an artifact), or a .gguf file",
+            fix=_instead(folder),
+        )
     if not folder.is_dir():
         raise UserError("folder not found", where=folder)
     if (folder / "recipe.json").exists():
@@ -45,6 +55,24 @@ def info(arguments: argparse.Namespace) -> None:
             where=folder,
             expected="a model, a tokenizer, a run folder or an artifact",
         )
+
+
+def _kind(path: Path) -> str:
+    """What a file is, by its ending and size."""
+    if not path.is_file():
+        return "a device or a pipe"
+    kind = f"a {path.suffix} file" if path.suffix else "a file without an ending"
+    return f"{kind} of {human_bytes(path.stat().st_size)}"
+
+
+def _instead(file: Path) -> str | None:
+    """The command that tells about a file, if there is one."""
+    if file.suffix == ".toml":
+        return f"of a recipe: langwright plan {shlex.quote(str(file))}"
+    marks = ("recipe.json", "manifest.json", "tokenizer.json")
+    if holds_model(file.parent) or any((file.parent / mark).exists() for mark in marks):
+        return f"of its folder: langwright info {shlex.quote(str(file.parent))}"
+    return None
 
 
 def _machine() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 
-from langwright.base import UserError, machine
+from langwright.base import UserError
 from langwright.plan import (
     Device,
     Plan,
@@ -24,8 +25,11 @@ ROUNDS = 5  # a budget of minutes: the speed depends on the size, and the size o
 
 def plan(arguments: argparse.Namespace) -> None:
     """Print the plan of a recipe's pretraining on so many devices."""
-    precision = "bf16" if arguments.device != "this" else _own_precision()
-    device = device_named(arguments.device, precision, arguments.per_node)
+    if arguments.world < 1:
+        raise UserError(
+            "a run has at least one device", where="--world", found=arguments.world, expected=">= 1"
+        )
+    device = device_named(arguments.device, arguments.per_node)
     given = {"depth": arguments.depth, "flops": arguments.flops, "minutes": arguments.minutes}
     chosen = {name: value for name, value in given.items() if value is not None}
     if len(chosen) > 1:
@@ -55,8 +59,13 @@ def _plan(arguments: argparse.Namespace, overrides: list[str], device: Device) -
 
 def _budget(arguments: argparse.Namespace, device: Device) -> str:
     """The FLOPs that the devices are expected to do in so many minutes, as a setting."""
-    if arguments.minutes <= 0:
-        raise UserError("no time to train", where="--minutes", found=arguments.minutes)
+    if not 0 < arguments.minutes < math.inf:  # NaN too is neither
+        raise UserError(
+            "no time to train",
+            where="--minutes",
+            found=arguments.minutes,
+            expected="a number above 0",
+        )
     share, setting = 0.3, ""
     precision = "bf16" if "bf16" in device.peaks else next(iter(device.peaks))
     most = 60 * arguments.minutes * arguments.world * device.peak(precision)
@@ -86,7 +95,3 @@ def _length(config: PretrainConfig) -> str:
         if (value := getattr(config, name)) is not None:
             return f"{value:,} {name}"
     return "one pass"
-
-
-def _own_precision() -> str:
-    return "bf16" if machine().bf16 else "fp32"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from langwright.base import UserError
+from langwright.formats import model_in
 
 MOST_TEXT_BYTES = 1 << 24
 
@@ -23,8 +24,9 @@ def quantise(arguments: argparse.Namespace) -> None:
         stored_blocks,
     )
 
-    lm = load(arguments.folder, device="cpu", dtype="fp32")
-    stored = stored_blocks(Path(arguments.folder), lm.model)
+    path = model_in(arguments.folder)
+    lm = load(path, device="cpu", dtype="fp32")
+    stored = stored_blocks(path, lm.model)
     packed = pack_model(lm.model, arguments.to, stored=stored)
     if stored:
         print(f"{len(stored)} matrices are quantised in the file already and stay as they are")

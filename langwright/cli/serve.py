@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from langwright.base import UserError, say
-from langwright.cli.folders import model_in
 from langwright.cli.generate import open_model
 from langwright.generate import Engine, EngineConfig, load
 from langwright.recipe import parse_override
@@ -24,7 +23,7 @@ def serve(arguments: argparse.Namespace) -> None:
     lm = open_model(arguments, chosen.weights)
     draft = None
     if arguments.draft is not None:
-        draft = load(model_in(arguments.draft), device=arguments.device, dtype=arguments.dtype)
+        draft = load(arguments.draft, device=arguments.device, dtype=arguments.dtype)
     say(f"serving {config.name} ...")
     run(Engine(lm, chosen, draft=draft), config, ready=lambda url: say(_ready(url, config)))
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from langwright.base import Section, UserError, page, table, token_strip, write_atomic
-from langwright.cli.folders import tokenizer_in
+from langwright.formats import tokenizer_in
 from langwright.tokenizer import Tokenizer, load_tokenizer, show_tokens
 
 

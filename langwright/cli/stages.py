@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from langwright.base import UserError, say
-from langwright.cli.folders import model_in
+from langwright.formats import model_in
 from langwright.recipe import (
     Places,
     Recipe,
@@ -26,6 +26,7 @@ from langwright.recipe import (
     run_recipe,
     sft_stage,
     tokenizer_stage,
+    with_corpus,
     write_report,
 )
 
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     """``langwright run RECIPE``."""
     if arguments.plan:
         recipe = load_recipe(arguments.recipe, arguments.overrides, name=arguments.name)
+        if arguments.corpus:
+            recipe = with_corpus(recipe, arguments.corpus, say)
         for name, reason in plan(recipe, Path(arguments.runs) / recipe.name):
             print(f"{name:<10} {'run: ' + reason if reason else 'up to date'}")
         return

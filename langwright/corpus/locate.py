@@ -12,11 +12,13 @@ from pathlib import Path
 from langwright.base import UserError, nearest
 from langwright.corpus.bytestream import COMPRESSED
 from langwright.corpus.config import CorpusConfig
+from langwright.corpus.own import is_own_folder, own_folder_of
 from langwright.corpus.tally import Tally, printable
 
 RECORD_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 HTML_KINDS = {".html": "html", ".htm": "html"}
 PYTHON_SOURCES = ("python-docs", "python-source")
+OWN = "folder that Langwright made"  # why it is left out
 
 
 @dataclass(frozen=True)
@@ -44,24 +46,37 @@ def kind_of(path: Path, config: CorpusConfig) -> str | None:
     return RECORD_KINDS.get(suffix) or HTML_KINDS.get(suffix)
 
 
-def find_files(entry: str, config: CorpusConfig, tally: Tally) -> list[FoundFile]:
+def check_sources(config: CorpusConfig) -> None:
+    """Raise `UserError` if a source is not there; nothing is read, and the hub is not asked."""
+    for entry in config.sources:
+        if entry in PYTHON_SOURCES or entry.startswith("hf://"):
+            continue
+        path = _as_path(entry)
+        if not _exists(path) and not (glob.has_magic(entry) and _matches(path)):
+            raise _nothing_there(entry, path)
+
+
+def find_files(
+    entry: str, config: CorpusConfig, tally: Tally, out: Path | None = None
+) -> list[FoundFile]:
     """All files of one entry of `sources`, in sorted order.
+
+    Runs and artifacts of this program inside a folder, and the folder `out` that is being made,
+    are counted as skipped; an artifact that `entry` itself names is read.
 
     Raises:
         UserError: nothing is there, or a file named directly is of no known kind.
     """
     path = _as_path(entry)
     if _is_folder(path):
-        return list(_walk(path, config, tally))
+        return list(_walk(path, config, tally, out))
     if _exists(path):
         return [_named_file(path, config)]
     if glob.has_magic(entry):
-        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute patterns too
-        matches = [Path(match) for match in sorted(found)]
+        matches = _matches(path)
         if matches:
-            return _from_glob(matches, config, tally)
-        raise UserError("no file matches", where=entry, fix="check the pattern")
-    raise _not_found(entry, path)
+            return _from_glob(matches, str(path), config, tally, out)
+    raise _nothing_there(entry, path)
 
 
 def source_name(entry: str) -> str:
@@ -80,6 +95,18 @@ def source_name(entry: str) -> str:
             text = text.split(".")[0] or text
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", printable(text)).strip("-")[:60]
     return slug or "text"
+
+
+def _matches(path: Path) -> list[Path]:
+    """What a pattern finds, sorted."""
+    found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute patterns too
+    return [Path(match) for match in sorted(found)]
+
+
+def _nothing_there(entry: str, path: Path) -> UserError:
+    if glob.has_magic(entry):
+        return UserError("no file matches", where=printable(entry), fix="check the pattern")
+    return _not_found(entry, path)
 
 
 def _not_found(entry: str, path: Path) -> UserError:
@@ -111,16 +138,31 @@ def _named_file(path: Path, config: CorpusConfig) -> FoundFile:
     return FoundFile(path, printable(path.name), kind, named=True)
 
 
-def _from_glob(matches: list[Path], config: CorpusConfig, tally: Tally) -> list[FoundFile]:
+def _from_glob(
+    matches: list[Path], entry: str, config: CorpusConfig, tally: Tally, out: Path | None
+) -> list[FoundFile]:
     found: list[FoundFile] = []
+    own: dict[Path, Path | None] = {}  # of each folder with matches: the run that it belongs to
+    told: set[Path] = set()
     for path in matches:
         if path.is_dir():
             continue  # `**` matches folders too; their files match by themselves
+        if path.parent not in own:
+            inside = out is not None and path.resolve().is_relative_to(out.resolve())
+            own[path.parent] = out if inside else own_folder_of(path.parent, entry)
+        made = own[path.parent]
+        if made is not None:
+            if made not in told:
+                tally.skip(OWN, printable(made.as_posix()))
+            told.add(made)
+            continue
         found.extend(_take(path, printable(path.as_posix()), config, tally))
     return found
 
 
-def _walk(folder: Path, config: CorpusConfig, tally: Tally) -> Iterator[FoundFile]:
+def _walk(
+    folder: Path, config: CorpusConfig, tally: Tally, out: Path | None
+) -> Iterator[FoundFile]:
     """Files below `folder`, sorted; links are followed, but no folder is entered twice."""
     seen: set[tuple[int, int]] = set()
     stack = [(folder, "")]  # what is still to visit, the next one last
@@ -128,6 +170,9 @@ def _walk(folder: Path, config: CorpusConfig, tally: Tally) -> Iterator[FoundFil
         here, label = stack.pop()
         if label and not here.is_dir():
             yield from _take(here, printable(label), config, tally)
+            continue
+        if label and (is_own_folder(here) or (out is not None and _same(here, out))):
+            tally.skip(OWN, printable(label))
             continue
         try:
             status = here.stat()
@@ -162,6 +207,10 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name too long, or with a zero character
         return False
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
 
 
 def _is_folder(path: Path) -> bool:

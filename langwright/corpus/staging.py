@@ -49,7 +49,7 @@ def stage_documents(config: CorpusConfig, path: Path, tally: Tally) -> list[Entr
     """Read every source into the Parquet file `path`; returns an entry for each document."""
     entries: list[Entry] = []
     with DocumentWriter(path) as writer, Progress("corpus", unit="documents") as progress:
-        for document, group in _all_documents(config, tally):
+        for document, group in _all_documents(config, tally, path.parent):
             if len(document.text.strip()) < config.min_document_characters:
                 tally.skip("too short", document.id)
                 continue
@@ -83,8 +83,13 @@ def _entry(document: Document, group: str | None, whole: bool) -> Entry:
     )
 
 
-def _all_documents(config: CorpusConfig, tally: Tally) -> Iterator[tuple[Document, str | None]]:
-    """Documents of all sources in the order they are named, each with its group if it has one."""
+def _all_documents(
+    config: CorpusConfig, tally: Tally, out: Path
+) -> Iterator[tuple[Document, str | None]]:
+    """Documents of all sources in the order they are named, each with its group if it has one.
+
+    `out` is where the corpus is made: nothing is read there.
+    """
     names: set[str] = set()
     python = [entry for entry in PYTHON_SOURCES if entry in config.sources]
     if python:
@@ -98,15 +103,16 @@ def _all_documents(config: CorpusConfig, tally: Tally) -> Iterator[tuple[Documen
             continue
         name = _free_name(source_name(entry), names)
         names.add(name)
-        for document in _limited(_user_documents(entry, name, config, tally), config.max_bytes):
+        found = _user_documents(entry, name, config, tally, out)
+        for document in _limited(found, config.max_bytes):
             yield document, None
 
 
 def _user_documents(
-    entry: str, name: str, config: CorpusConfig, tally: Tally
+    entry: str, name: str, config: CorpusConfig, tally: Tally, out: Path
 ) -> Iterator[Document]:
     is_hub = entry.startswith("hf://")
-    files = hub_files(entry, config) if is_hub else find_files(entry, config, tally)
+    files = hub_files(entry, config) if is_hub else find_files(entry, config, tally, out)
     for file in files:
         yield from read_file(file, name, config, tally)
 

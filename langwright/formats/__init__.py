@@ -7,6 +7,7 @@ from langwright.formats.hf_config import from_hf_config, to_hf_config
 from langwright.formats.licence import licence_of
 from langwright.formats.opening import load_model, load_parts
 from langwright.formats.peek import Peek, peek_model, peek_tokenizer
+from langwright.formats.places import holds_model, model_in, tokenizer_in
 
 __all__ = [
     "Fetched",
@@ -14,13 +15,16 @@ __all__ = [
     "Peek",
     "fetch_model",
     "from_hf_config",
+    "holds_model",
     "licence_of",
     "load_model",
     "load_parts",
+    "model_in",
     "peek_model",
     "peek_tokenizer",
     "read_blocks",
     "save_gguf",
     "save_model",
     "to_hf_config",
+    "tokenizer_in",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -11,9 +11,9 @@ from typing import Any, overload
 import torch
 
 from langwright.base import UserError, machine
-from langwright.formats import load_parts
+from langwright.formats import load_parts, model_in
 from langwright.generate.chat import Message, conversation_prompt
-from langwright.generate.loop import generate_tokens, stream_tokens
+from langwright.generate.loop import cropped_tokens, generate_tokens, stream_tokens
 from langwright.generate.output import Completion
 from langwright.generate.sampling import Sampling
 from langwright.model import ModelConfig, Transformer
@@ -31,7 +31,8 @@ class LanguageModel:
     """A trained model: ids to logits, prompts to text, conversations to answers.
 
     All methods that draw text take the fields of `Sampling` as keywords and return the new text
-    only, without the prompt. `notice` is told when a text had to be cut to fit the context.
+    only, without the prompt. `notice` is told when a prompt or an answer was cut to fit the
+    context.
 
     `tokenizer` is None if the model's files have none: then only ids go in and out.
     """
@@ -63,6 +64,8 @@ class LanguageModel:
 
     def generate(self, prompt: str | list[str], **sampling: Any) -> str | list[str]:
         """Continue a text, or several at once. An empty prompt begins a new text."""
+        if not isinstance(prompt, str | list | tuple):
+            raise _no_text(prompt)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         texts = [done.text for done in self.complete(prompts, parse_sampling(sampling))]
         return texts[0] if isinstance(prompt, str) else texts
@@ -84,38 +87,49 @@ class LanguageModel:
             self.model, prompts, sampling, stop_ids, tokenizer=tokenizer, logprobs=logprobs
         )
         for index, done in enumerate(completions):
-            if done.cropped:
-                self._tell_cropped(f"prompt {index + 1}", done.cropped)
+            of = f" {index + 1}" if len(prompts) > 1 else ""
+            self._tell_cropped(f"prompt{of}", len(prompts[index]), done.cropped)
+            if done.finish_reason == "length":
+                self._tell_short(f"answer{of}", len(done.ids), sampling)
         return completions
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Like `generate`, giving the text as it comes, in whole characters."""
         return self._stream(self.encode_prompt(prompt), parse_sampling(sampling))
 
-    def chat(self, messages: Sequence[Message], **sampling: Any) -> str:
-        """The assistant's answer to ``[{"role": "user", "content": "..."}, ...]``."""
+    def chat(self, messages: str | Sequence[Message], **sampling: Any) -> str:
+        """The assistant's answer to ``[{"role": "user", "content": "..."}, ...]``.
+
+        A text alone is one message of the user.
+        """
         settings = parse_sampling(sampling)
         return self.complete_ids([self.encode_conversation(messages, settings)], settings)[0].text
 
-    def chat_stream(self, messages: Sequence[Message], **sampling: Any) -> Iterator[str]:
+    def chat_stream(self, messages: str | Sequence[Message], **sampling: Any) -> Iterator[str]:
         """Like `chat`, giving the text as it comes."""
         settings = parse_sampling(sampling)
         return self._stream(self.encode_conversation(messages, settings), settings)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt: ordinary text, after the beginning token where the tokenizer has one."""
+        if not isinstance(text, str):
+            raise _no_text(text)
         ids = self.text_tokenizer.encode(text)
         bos = self.text_tokenizer.bos_id
         return ids if bos is None else [bos, *ids]
 
-    def encode_conversation(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
+    def encode_conversation(
+        self, messages: str | Sequence[Message], sampling: Sampling
+    ) -> list[int]:
         """Ids of a conversation, its oldest turns dropped where it does not fit the context.
 
         Room for the answer is kept free: max_tokens, but at most half the context.
         """
         context = self.config.context_length
         room = min(sampling.max_tokens, context // 2)
-        ids, dropped = conversation_prompt(self.text_tokenizer, messages, context - room)
+        ids, dropped = conversation_prompt(
+            self.text_tokenizer, _conversation(messages), context - room
+        )
         if dropped:
             self.notice(
                 f"the {dropped} oldest messages were left out: the conversation is longer than the "
@@ -124,20 +138,30 @@ class LanguageModel:
         return ids
 
     def _stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[str]:
-        cropped = len(ids) - (self.config.context_length - 1)
-        if cropped > 0:
-            self._tell_cropped("the prompt", cropped)
+        cropped = cropped_tokens(len(ids), sampling.max_tokens, self.config.context_length)
+        self._tell_cropped("prompt", len(ids), cropped)
         tokenizer = self.text_tokenizer
         stop_ids = tokenizer.stop_ids
-        for piece in stream_tokens(self.model, ids, sampling, stop_ids, tokenizer=tokenizer):
+        pieces = stream_tokens(self.model, ids, sampling, stop_ids, tokenizer=tokenizer)
+        for count, piece in enumerate(pieces, start=1):
             if piece.text:
                 yield piece.text
+            if piece.finish_reason == "length":
+                self._tell_short("answer", count, sampling)
 
-    def _tell_cropped(self, what: str, cropped: int) -> None:
-        self.notice(
-            f"{what} is longer than the model's context of {self.config.context_length} tokens: "
-            f"its first {cropped} tokens were left out"
-        )
+    def _tell_cropped(self, what: str, length: int, cropped: int) -> None:
+        if cropped > 0:
+            self.notice(
+                f"the {what} of {length} tokens does not fit the model's context of "
+                f"{self.config.context_length}: its first {cropped} tokens were left out"
+            )
+
+    def _tell_short(self, what: str, length: int, sampling: Sampling) -> None:
+        if length < sampling.max_tokens:
+            self.notice(
+                f"the {what} was cut short after {length} of at most {sampling.max_tokens} tokens: "
+                f"the model's context of {self.config.context_length} is full"
+            )
 
 
 def load(
@@ -146,12 +170,14 @@ def load(
     """Open a model with its tokenizer.
 
     Args:
-        folder: a Hugging Face model folder, OpenAI's files of a GPT-2, or a .gguf file. Without a
-            tokenizer among its files, `LanguageModel.tokenizer` is None.
+        folder: a Hugging Face model folder, OpenAI's files of a GPT-2, a .gguf file, or a run
+            (its fine-tuned model, else its base model). Without a tokenizer among its files,
+            `LanguageModel.tokenizer` is None.
         device: "cpu", "cuda", "mps"; None or "auto" takes the fastest there is.
         dtype: "fp32", "bf16", "fp16" or a torch dtype; None takes bf16 on CUDA, else fp32 (on a
             CPU one token at a time is bound by memory and small models lose nothing).
     """
+    path = model_in(folder)
     device = resolve_device(device)
     if isinstance(dtype, str):
         if dtype not in DTYPES:
@@ -159,7 +185,7 @@ def load(
         dtype = DTYPES[dtype]
     if dtype is None:
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return LanguageModel(*load_parts(folder, device=device, dtype=dtype))
+    return LanguageModel(*load_parts(path, device=device, dtype=dtype))
 
 
 def resolve_device(device: str | None) -> str:
@@ -177,6 +203,28 @@ def resolve_device(device: str | None) -> str:
             "no such device on this machine", where="device", found=device, expected=usable
         )
     return device
+
+
+def _conversation(messages: object) -> Sequence[Message]:
+    """What was given as a conversation; a text alone is one message of the user."""
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if isinstance(messages, Sequence) and all(isinstance(each, Mapping) for each in messages):
+        return messages
+    raise UserError(
+        "this is no conversation",
+        found=repr(messages),
+        expected='a text, or [{"role": "user", "content": "..."}, ...]',
+    )
+
+
+def _no_text(found: object) -> UserError:
+    return UserError(
+        "a prompt must be a text",
+        found=repr(found),
+        expected="a str, or a list of them",
+        fix="token ids are for `complete_ids`",
+    )
 
 
 def parse_sampling(values: dict[str, Any]) -> Sampling:

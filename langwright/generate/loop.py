@@ -49,8 +49,8 @@ def generate_tokens(
 
     Args:
         model: any mode; it is evaluated without dropout and gradients and left as it was.
-        prompts: token ids. One longer than context_length - 1 keeps its last context_length - 1
-            tokens (`Completion.cropped` says how many were dropped).
+        prompts: token ids. Of one that fills the context the beginning is dropped, so that there
+            is room for the answer (`cropped_tokens`; `Completion.cropped` says how many).
         sampling: settings, one for all or one per prompt.
         stop_ids: tokens that end a row.
         tokenizer: gives `Completion.text`; needed for stop strings.
@@ -153,6 +153,18 @@ def run_rows(
         new = _draw(decoder, logits, states)
 
 
+def cropped_tokens(length: int, max_tokens: int, context: int) -> int:
+    """How many tokens of a prompt's beginning must go: none if at least one more fits the context.
+
+    Where it does not, room is made for the whole answer of `max_tokens`; but at least half of the
+    context stays for the prompt.
+    """
+    if length <= max(1, context - 1):
+        return 0
+    room = min(max_tokens, context // 2)
+    return length - max(1, context - room)
+
+
 def generate_uncached(
     model: Transformer,
     prompt: Sequence[int],
@@ -233,7 +245,7 @@ def _outputs(
                 fix="call generate_several",
             )
         ids = list(prompt) or [_start(tokenizer, start_id)]
-        cropped = max(0, len(ids) - max(1, context - 1))
+        cropped = cropped_tokens(len(ids), each.max_tokens, context)
         ids = ids[cropped:]
         if logprobs and each.logprobs is None:
             each = each.replace(logprobs=0)

@@ -190,12 +190,13 @@ def with_weights(lm: LanguageModel, to: str, deterministic: bool = False) -> Lan
 
 
 def load_packed(path: str | Path, to: To = "int4") -> LanguageModel:
-    """Open a model with quantised weights. Blocks of a .gguf file (Q8_0, Q4_0, Q4_1) are taken as
-    they are, not expanded and quantised a second time; everything else is quantised to `to`."""
-    from langwright.formats import load_parts
+    """Open a model, as `load` does, with quantised weights. Blocks of a .gguf file (Q8_0, Q4_0,
+    Q4_1) are taken as they are, not expanded and quantised again; the rest is quantised to `to`."""
+    from langwright.formats import load_parts, model_in
 
+    path = model_in(path)
     model, tokenizer = load_parts(path, device="cpu", dtype=torch.float32)
-    stored = stored_blocks(Path(path), model)
+    stored = stored_blocks(path, model)
     return LanguageModel(pack_model(model, to, stored=stored), tokenizer)
 
 

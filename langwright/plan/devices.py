@@ -33,15 +33,22 @@ class Device:
         """FLOP/s of dense products in this number format.
 
         Raises:
-            UserError: the device has no such format.
+            UserError: the device has no such format, or it was not measured.
         """
-        if precision not in self.peaks:
+        if precision in self.peaks:
+            return self.peaks[precision]
+        known = " or ".join(self.peaks)
+        if self.name == "this":
             raise UserError(
-                f"{self.description} does not multiply {precision}",
+                f"{self.description} has no fast {precision}, so its speed is not planned",
                 where="precision",
-                expected=" or ".join(self.peaks),
+                found=precision,
+                expected=known,
+                fix="--set pretrain.precision=auto, or --device NAME for another machine",
             )
-        return self.peaks[precision]
+        raise UserError(
+            f"{self.description} does not multiply {precision}", where="precision", expected=known
+        )
 
 
 # name: (description, memory GB, its bandwidth GB/s, dense TFLOP/s by number format,
@@ -104,14 +111,25 @@ def device_names() -> dict[str, str]:
     return {"this": "this machine, measured", **known}
 
 
-def device_named(name: str, precision: str = "bf16", per_node: int | None = None) -> Device:
-    """A device of the table, or ``this``: the machine we are on, its peak in `precision` measured.
+def device_named(name: str, per_node: int | None = None) -> Device:
+    """A device of the table, or ``this``: the machine we are on, its peaks measured.
+
+    Args:
+        name: of `device_names`, in any case.
+        per_node: devices of one machine; None: as many as is usual, or as this machine has.
 
     Raises:
-        UserError: no such name.
+        UserError: no such name, or no devices in a machine.
     """
-    if name == "this":
-        return _this(precision)
+    if per_node is not None and per_node < 1:
+        raise UserError(
+            "a machine has at least one device", where="--per-node", found=per_node, expected=">= 1"
+        )
+    device = _this() if name == "this" else _of_table(name)
+    return device if per_node is None else replace(device, per_node=per_node)
+
+
+def _of_table(name: str) -> Device:
     key = name.lower().replace("_", "-")
     if key not in DEVICES:
         guess = nearest(key, DEVICES)
@@ -121,14 +139,15 @@ def device_named(name: str, precision: str = "bf16", per_node: int | None = None
             expected="one of " + ", ".join(device_names()),
             fix=f"did you mean {guess!r}?" if guess else None,
         )
-    device = DEVICES[key]
-    return device if per_node is None else replace(device, per_node=per_node)
+    return DEVICES[key]
 
 
-def _this(precision: str) -> Device:
-    """What this machine can do. Its links are not measured."""
+def _this() -> Device:
+    """What this machine can do, in each format that its hardware multiplies. Its links are not
+    measured."""
     found = machine()
-    peaks = {precision: matmul_peak(precision, found.device)}
+    fast = {"bf16": found.bf16, "fp16": found.device != "cpu", "fp32": True}
+    peaks = {name: matmul_peak(name, found.device) for name, there in fast.items() if there}
     memory = float(found.device_memory_bytes or found.memory_bytes)
     return Device(
         "this", found.name, memory, None, peaks, per_node=found.devices, kind=found.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from langwright.plan.traffic import Traffic, all_traffic
 
 # In one forward pass: more brings no speed.
 MOST_MICRO_TOKENS, CPU_MICRO_TOKENS = 131072, 8192
+MACHINE = 8  # devices of a usual one
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def make_plan(job: Job, device: Device, world: int = 1) -> Plan:
     Raises:
         UserError: the degrees do not fit the world, the model or the batch.
     """
-    placed = layout(job.parallel, World(size=world))
+    placed = _placed(job, device, world)
     _check_model(job, placed)
     all_stages = stages(job.model, placed)
     rows = _rows_of_device(job, placed)
@@ -146,6 +148,29 @@ def make_plan(job: Job, device: Device, world: int = 1) -> Plan:
         traffic,
         time,
     )
+
+
+def _placed(job: Job, device: Device, world: int) -> Layout:
+    """The layout; where the devices are too few or do not divide, what to plan with instead."""
+    config = job.parallel
+    degrees = (config.pp, config.cp, config.tp, config.dp_replicate, config.dp_shard)
+    least = math.prod(degree for degree in degrees if degree != -1)
+    try:
+        return layout(config, World(size=world))
+    except UserError as error:
+        open_ = degrees.count(-1)
+        if least < 1 or open_ > 1 or (world % least == 0 if open_ else world == least):
+            raise  # their number is not what is wrong
+        # As many as a whole machine has, where the rest may be anything.
+        enough = -(-max(least, MACHINE) // least) * least if open_ else least
+        name = "h100" if device.name == "this" else device.name
+        raise UserError(
+            f"{world} device{'s' if world != 1 else ''} cannot be shared out so",
+            where=error.where,
+            found=error.found,
+            expected=f"a multiple of {least} devices" if open_ else f"{least} devices",
+            fix=f"--world {enough} --device {name}, or other degrees",
+        ) from None
 
 
 def _choose(

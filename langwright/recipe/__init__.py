@@ -21,7 +21,7 @@ from langwright.recipe.overrides import (
     parse_override,
 )
 from langwright.recipe.report import write_report
-from langwright.recipe.run import Run, open_run, plan, recipe_text, run_recipe
+from langwright.recipe.run import Run, open_run, plan, recipe_text, run_recipe, with_corpus
 from langwright.recipe.stages import (
     Stage,
     corpus_stage,
@@ -71,6 +71,7 @@ __all__ = [
     "sft_stage",
     "summary_text",
     "tokenizer_stage",
+    "with_corpus",
     "with_dial",
     "write_report",
     "write_toml",

@@ -22,6 +22,7 @@ from langwright.recipe.overrides import (
     open_tables,
     parse_override,
     setting_paths,
+    unset_nones,
 )
 from langwright.recipe.toml import KeyPath, line_of, read_toml
 from langwright.tokenizer import TokenizerConfig
@@ -106,7 +107,7 @@ def load_recipe(
         full = full_path(keys, known_settings(), open_tables(Recipe))
         values = apply_override(values, full, value)
         for either in (LENGTHS, DIALS):  # one takes the place of the file's other one
-            for other in either if full[-1] in either else ():
+            for other in either if full[-1] in either and value != "none" else ():
                 if other != full[-1] and (*full[:-1], other) not in given:
                     _drop(values, (*full[:-1], other))
         given[full] = text
@@ -117,7 +118,7 @@ def load_recipe(
 def check_recipe(values: dict[str, Any], places: Places) -> Recipe:
     """Validate a recipe's values; errors say where the wrong one stands."""
     try:
-        recipe = Recipe.model_validate(_with_seed(with_dial(values, places.given)))
+        recipe = Recipe.model_validate(_with_seed(with_dial(_unset(values), places.given)))
     except ValidationError as error:
         first = tuple(str(part) for part in error.errors()[0]["loc"])
         raise _placed(config_error(Recipe, error), first, places) from None
@@ -173,6 +174,14 @@ def known_settings() -> list[KeyPath]:
     """Every setting of a recipe, those of the model included."""
     model = [("model", name) for name in ("preset", *ModelConfig.model_fields)]
     return [*setting_paths(Recipe), *model]
+
+
+def _unset(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with "none" as None where that is meant, those of the model included."""
+    values = unset_nones(values, Recipe)
+    if isinstance(values.get("model"), dict):
+        values["model"] = unset_nones(values["model"], ModelConfig)
+    return values
 
 
 def _with_seed(values: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def with_dial(values: dict[str, Any], given: Collection[KeyPath] = ()) -> dict[s
     pretrain = result.setdefault("pretrain", {})
     if pretrain.get("optimizer", {}).get("name", "muon") != "muon":  # the rates are Muon's
         settings["pretrain"].pop("optimizer")
-    if by_hand and not any(("pretrain", name) in given for name in LENGTHS):
+    asked = [name for name in LENGTHS if ("pretrain", name) in given]
+    if by_hand and all(pretrain.get(name) is None for name in asked):
         for name in LENGTHS:
             pretrain.pop(name, None)
     if any(pretrain.get(name) is not None for name in LENGTHS):

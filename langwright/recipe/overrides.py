@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -24,6 +24,44 @@ def parse_override(text: str) -> tuple[KeyPath, Any]:
             expected="section.key=value, for example pretrain.lr=3e-4",
         )
     return keys, parse_value(value.strip())
+
+
+def unset_nones(values: dict[str, Any], config: type[BaseModel]) -> dict[str, Any]:
+    """`values` with "none" as None, where a setting may be without a value: TOML has no word for
+    it. Where "none" is itself one of the choices (``pretrain.checkpointing``) it stays."""
+    result = dict(values)
+    for key, value in values.items():
+        annotation = config.model_fields[key].annotation if key in config.model_fields else None
+        inner = inner_config(annotation)
+        kinds = _kinds(annotation)
+        if isinstance(value, dict) and inner is not None:
+            result[key] = unset_nones(value, inner)
+        elif value == "none" and type(None) in kinds and "none" not in kinds:
+            result[key] = None
+    return result
+
+
+def name_nones(values: dict[str, Any], config: type[BaseModel]) -> dict[str, Any]:
+    """The way back: "none" for a setting that was unset though it has a default."""
+    result = dict(values)
+    for key, value in values.items():
+        field = config.model_fields.get(key)
+        if field is None:
+            continue
+        inner = inner_config(field.annotation)
+        if isinstance(value, dict) and inner is not None:
+            result[key] = name_nones(value, inner)
+        elif value is None and field.get_default() is not None:
+            result[key] = "none"
+    return result
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types and literals that an annotation such as ``int | None`` is made of."""
+    parts = get_args(annotation)
+    if not parts or get_origin(annotation) in (list, tuple, dict):
+        return {annotation}
+    return set().union(*(_kinds(part) for part in parts))
 
 
 def setting_paths(config: type[BaseModel], prefix: KeyPath = ()) -> list[KeyPath]:

@@ -22,8 +22,10 @@ from langwright.base import (
     write_atomic,
     write_json,
 )
+from langwright.corpus import check_sources
 from langwright.recipe.config import Recipe, load_recipe
 from langwright.recipe.lock import folder_lock
+from langwright.recipe.overrides import name_nones
 from langwright.recipe.report import write_report
 from langwright.recipe.stages import Stage, model_folder, recipe_stages
 from langwright.recipe.summary import summary_text
@@ -126,7 +128,11 @@ def run_stages(recipe: Recipe, folder: Path, tell: Say) -> tuple[dict[str, Manif
 
 
 def with_corpus(recipe: Recipe, sources: list[str], tell: Say) -> Recipe:
-    """The recipe on other text. Weights that name sources which are gone are left out."""
+    """The recipe on other text. Weights that name sources which are gone are left out.
+
+    Raises:
+        UserError: a source is not there.
+    """
     values = recipe.to_json()
     values["corpus"]["sources"] = sources
     for section, key in (("dataset", "weights"), ("tokenizer", "source_weights")):
@@ -135,13 +141,17 @@ def with_corpus(recipe: Recipe, sources: list[str], tell: Say) -> Recipe:
             tell(f"[{section}] {key} left out: they belong to the recipe's own sources")
     if values.get("evaluate") and values["evaluate"].get("headline_source"):
         values["evaluate"]["headline_source"] = None
-    return Recipe.parse(values, where="--corpus")
+    changed = Recipe.parse(values, where="--corpus")
+    check_sources(changed.corpus)
+    return changed
 
 
 def recipe_text(recipe: Recipe) -> str:
     """The whole recipe as TOML, defaults included: running it again gives the same run."""
     head = "# Every setting of this run, defaults included. `langwright run` takes this file too.\n"
-    return head + write_toml(recipe.to_json())
+    values = name_nones(recipe.to_json(), Recipe)
+    values["model"] = {key: "none" if v is None else v for key, v in recipe.model.items()}
+    return head + write_toml(values)
 
 
 def link_model(source: Path, out: Path, provenance: dict[str, Any]) -> None:

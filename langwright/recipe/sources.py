@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from langwright.base import hash_json
-from langwright.corpus import CorpusConfig
+from langwright.corpus import CorpusConfig, is_own_folder, own_folder_of
 
 OWN_SOURCES = ("python-docs", "python-source")
 
@@ -18,7 +18,8 @@ def source_fingerprint(config: CorpusConfig) -> str:
     """Changes when a file is added, removed or written, or when Python itself is another.
 
     Names, sizes and times of the last change stand for the bytes: a corpus may be far too large to
-    be read twice. A hub data set is named by its address only.
+    be read twice. A hub data set is named by its address only. Folders that a run made are left
+    out, as the corpus leaves them out: a run inside its own source would never be up to date.
     """
     entries = list(config.sources)
     if config.conversations not in ("auto", "none"):
@@ -35,6 +36,8 @@ def _states(entry: str) -> Iterator[list[object]]:
     path = Path(entry).expanduser()
     found = [str(path)] if path.exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207
     for match in sorted(map(Path, found)):
+        if own_folder_of(match, str(path)) is not None:
+            continue
         for file in _files(match):
             try:
                 status = file.stat()
@@ -48,6 +51,6 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     for folder, inner, names in os.walk(path):
-        inner.sort()
+        inner[:] = sorted(name for name in inner if not is_own_folder(Path(folder) / name))
         for name in sorted(names):
             yield Path(folder) / name

@@ -16,7 +16,7 @@ from langwright.base import (
     say,
     why_stale,
 )
-from langwright.corpus import CorpusConfig, build_corpus
+from langwright.corpus import CorpusConfig, build_corpus, skipped_line
 from langwright.dataset import DatasetConfig, build_dataset
 from langwright.evaluate import EvaluateConfig, evaluate
 from langwright.model import ModelConfig
@@ -86,7 +86,7 @@ class Stage:
 
     def run(self, tell: Callable[[str], None] = say) -> Manifest:
         """Make the artifact, unless it is there already."""
-        return run_stage(
+        manifest = run_stage(
             self.name,
             self.out,
             self.work,
@@ -97,6 +97,11 @@ class Stage:
             environment=environment(),
             say=tell,
         )
+        if self.name == "corpus":
+            line = skipped_line(manifest.metrics, self.config["encoding"])
+            if line is not None:
+                tell(f"corpus: {line}")
+        return manifest
 
 
 def corpus_stage(config: CorpusConfig, out: Path) -> Stage:

@@ -32,9 +32,7 @@ def pretrain(
     Returns:
         Metrics of the run: losses, tokens, seconds, tokens per second, share of peak, memory.
     """
-    announce(
-        "pretrain", config=config, model=model, dataset=dataset, tokenizer=tokenizer, out=out
-    )
+    announce("pretrain", config=config, model=model, dataset=dataset, tokenizer=tokenizer, out=out)
     words = load_tokenizer(tokenizer)
     if model.vocab_size < words.vocab_size:
         raise UserError(

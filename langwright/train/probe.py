@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -30,6 +31,7 @@ CPU_TOKENS = 8192  # of a pass on a CPU
 DEVICE_TOKENS = 131072  # of a pass on a GPU, at most
 ENOUGH_TOKENS = 16384  # of a pass, after which a GPU gains nothing by more
 TRIED: tuple[Method, ...] = ("none", "selective", "full")
+FEW_STEPS = 20  # a run of fewer hardly learns; somebody who gives it a time should know
 BUDGET_MARGIN = 0.03  # of a time budget, kept back for checkpoints and what was not foreseen
 
 
@@ -363,7 +365,16 @@ def choose_steps_for_time(
         else:
             too_many = middle
     reason = f"{step_seconds:.3g} s per step measured, {seconds:.0f} s left of the budget"
-    return choices.decide("total_steps", steps, reason)
+    choices.decide("total_steps", steps, reason)
+    if steps < FEW_STEPS:
+        wanted = FEW_STEPS * step_seconds + extra(FEW_STEPS, step_seconds)
+        more = max(1, math.ceil((wanted / (1.0 - BUDGET_MARGIN) - seconds) / 60))
+        choices.say(
+            f"warning: only {steps} update{'s' if steps > 1 else ''} in the time given, too few to "
+            f"learn much: give more minutes (about {more:,} more for {FEW_STEPS} updates), a "
+            "smaller batch_tokens or a smaller model"
+        )
+    return steps
 
 
 def set_dtype(updater: Updater, precision: str) -> None:

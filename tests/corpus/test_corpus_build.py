@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -20,8 +21,11 @@ from langwright.corpus import (
     build_corpus,
     read_conversations,
     read_documents,
+    skipped_line,
     sources,
 )
+from langwright.corpus.locate import find_files
+from langwright.corpus.tally import Tally
 
 SPLITS = ("train", "valid", "test")
 
@@ -303,3 +307,66 @@ def test_reading_what_is_not_there(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "train" / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="not a file of a corpus"):
         list(read_documents(tmp_path, "train", "bad"))
+
+
+def _write_own_folders(here: Path) -> set[str]:
+    """What earlier and running commands leave beside the texts; the names of the outermost."""
+    keys = ("stage", "key", "config", "inputs", "files", "metrics")
+    artifact: dict[str, Any] = {key: {} for key in keys}
+    held_out = "\n".join(_texts(1, seed=99))
+    for name, mark, record in (
+        ("runs/old", "recipe.json", {"recipe": {"name": "old"}, "file": "old.toml"}),
+        ("made", "manifest.json", artifact),
+        ("sft.partial", "stage-key.json", {"key": "x"}),
+    ):
+        (here / name / "deep").mkdir(parents=True)
+        (here / name / mark).write_text(json.dumps(record))
+        (here / name / "deep" / "held-out.txt").write_text(held_out)
+    return {"runs/old", "made", "sft.partial"}
+
+
+def test_what_langwright_made_is_left_out(folder: Path, tmp_path: Path) -> None:
+    """`--corpus .` must not train on the held-out text of an earlier run."""
+    for name in ("plain", "marked"):
+        (tmp_path / name).mkdir()
+    plain = build_corpus(CorpusConfig(sources=[str(folder)]), tmp_path / "plain")
+    own = _write_own_folders(folder)
+    out = folder / "now"
+    out.mkdir()
+    (out / "notes.txt").write_text("left by an earlier call")
+    report = build_corpus(CorpusConfig(sources=[str(folder)]), out)
+    assert report["totals"] == plain["totals"]
+    skipped = report["skipped"]["folder that Langwright made"]
+    assert skipped["count"] == 4 and set(skipped["examples"]) == {*own, "now"}
+    # A pattern finds the same; a folder named by itself is read.
+    tally = Tally()
+    pattern = f"{glob.escape(str(folder))}/**/*.txt"
+    found = find_files(pattern, CorpusConfig(), tally, out)
+    assert {file.path.parent for file in found} == {folder}
+    assert tally.count("folder that Langwright made") == 4
+    named = find_files(str(folder / "made"), CorpusConfig(), Tally())
+    assert "deep/held-out.txt" in {file.label for file in named}
+
+
+def test_a_manifest_of_another_program_is_no_mark(tmp_path: Path) -> None:
+    for name, text in (("a", '{"name": "extension"}'), ("b", "{broken"), ("c", "[1]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(text)
+        (tmp_path / name / "page.txt").write_text("text")
+    found = find_files(str(tmp_path), CorpusConfig(), Tally())
+    assert sum(file.kind == "text" for file in found) == 3
+
+
+def test_the_line_about_skips_names_files_and_settings() -> None:
+    tally = Tally()
+    for line in range(12):
+        tally.skip("broken JSON", f"bad.jsonl:{line + 1}", "Expecting value")
+    for name in ("a.txt", "b.txt", "c.txt"):
+        tally.skip("not text in the expected encoding", f"{name}:7", "byte 0xe4")
+    tally.skip("not a text format", "photo.png")
+    tally.skip("empty file", "zero.txt")
+    assert skipped_line({"skipped": tally.summary()}, "utf-8") == (
+        "17 skipped: 12 broken JSON (bad.jsonl ...), 3 not utf-8 (a.txt ...), 1 empty file "
+        "(zero.txt), ...: see report.json; corpus.encoding, corpus.text_extensions may help"
+    )
+    assert skipped_line({"skipped": {}}, "utf-8") is None

@@ -93,10 +93,67 @@ def test_long_prompt_is_cropped_with_a_notice(chat_lm: LanguageModel) -> None:
     cropped = chat_lm.generate(text, max_tokens=5, seed=0)
     streamed = "".join(chat_lm.stream(text, max_tokens=5, seed=0))
     assert cropped == streamed
-    assert len(told) == 2 and all("173 tokens were left out" in line for line in told)
+    assert len(told) == 2 and all("177 tokens were left out" in line for line in told)
     lone = LanguageModel(chat_lm.model, chat_lm.tokenizer)
     with pytest.warns(UserWarning, match="left out"):
         lone.generate(text, max_tokens=2)
+
+
+def test_an_answer_that_the_context_cuts_short_is_told(chat_lm: LanguageModel) -> None:
+    for text, left_out in (("abc" * 100, True), ("a" * 64, False)):
+        told: list[str] = []
+        chat_lm.notice = told.append
+        drawn = {"max_tokens": 100, "seed": 0, "ignore_eos": True}
+        chat_lm.generate(text, **drawn)
+        assert [("left out" in line) for line in told] == [True, False][not left_out :]
+        assert "after 64 of at most 100 tokens" in told[-1] and "128 is full" in told[-1]
+        whole = told.copy()
+        told.clear()
+        assert "".join(chat_lm.stream(text, **drawn)) and told == whole
+    told.clear()
+    chat_lm.generate(["a", "a" * 100], **drawn)
+    assert len(told) == 1 and "answer 2 was cut short after 28" in told[0]
+
+
+def test_what_is_no_text_is_said(chat_lm: LanguageModel) -> None:
+    for wrong in (5, None, [5], ["a", b"b"]):
+        with pytest.raises(UserError, match="must be a text"):
+            chat_lm.generate(wrong, max_tokens=2)  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="must be a text"):
+        chat_lm.stream(5)  # type: ignore[arg-type]
+    for wrong in (5, ["hi"], {"role": "user", "content": "hi"}):
+        with pytest.raises(UserError, match="no conversation"):
+            chat_lm.chat(wrong)  # type: ignore[arg-type]
+    for nothing in (5, None):
+        with pytest.raises(UserError, match="by its path"):
+            load(nothing)  # type: ignore[arg-type]
+
+
+def test_a_text_alone_is_one_message(chat_lm: LanguageModel) -> None:
+    drawn = {"max_tokens": 20, "seed": 4}
+    answer = chat_lm.chat([{"role": "user", "content": "hi"}], **drawn)
+    assert chat_lm.chat("hi", **drawn) == answer == "".join(chat_lm.chat_stream("hi", **drawn))
+
+
+def test_load_from_a_run(chat_lm: LanguageModel, tmp_path: Path) -> None:
+    """The fine-tuned model of a run goes before its base model, as on the command line."""
+    from langwright.formats import model_in, save_model
+
+    run = tmp_path / "run"
+    (run / "corpus").mkdir(parents=True)
+    with pytest.raises(UserError, match="no model in this folder"):
+        load(run)
+    for part in ("pretrain/model", "sft/model"):
+        save_model(run / part, chat_lm.model, chat_lm.tokenizer)
+        assert model_in(run) == run / part
+        ids = load(run, device="cpu").encode_prompt("import")
+        assert ids == chat_lm.encode_prompt("import")
+    with pytest.raises(UserError, match="did you mean"):
+        load(tmp_path / "rum")
+    file = tmp_path / "notes.txt"
+    file.write_text("x")
+    with pytest.raises(UserError, match="this file is no model"):
+        load(file)
 
 
 def test_load_from_a_folder(chat_lm: LanguageModel, tmp_path: Path) -> None:

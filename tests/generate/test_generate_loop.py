@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from langwright.base import UserError
 from langwright.generate import (
@@ -16,6 +18,7 @@ from langwright.generate import (
     stream,
     stream_tokens,
 )
+from langwright.generate.loop import cropped_tokens
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 1, 2], [3, 3], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1]]
 GREEDY = Sampling(temperature=0.0, max_tokens=20)
@@ -119,10 +122,23 @@ def test_context_limit_and_long_prompts(tiny_model) -> None:
     model = tiny_model(context_length=16)
     long = [token % 10 for token in range(40)]
     done = generate_tokens(model, [long[:12], long, long[:16]], GREEDY)
-    assert [len(one.ids) for one in done] == [4, 1, 1]
-    assert [one.cropped for one in done] == [0, 25, 1]
+    assert [len(one.ids) for one in done] == [4, 8, 8]  # half of the context stays the prompt's
+    assert [one.cropped for one in done] == [0, 32, 8]
     assert [one.finish_reason for one in done] == ["length"] * 3
-    assert done[1].ids == generate_uncached(model, long[25:], 1)
+    assert done[1].ids == generate_uncached(model, long[32:], 8)
+    few = generate_tokens(model, [long, long[:15]], GREEDY.replace(max_tokens=3))
+    assert [(one.cropped, len(one.ids)) for one in few] == [(27, 3), (0, 1)]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
+def test_what_is_cropped_makes_room(length: int, max_tokens: int, context: int) -> None:
+    cropped = cropped_tokens(length, max_tokens, context)
+    kept = length - cropped
+    assert 1 <= kept <= max(1, context - 1)
+    assert (cropped > 0) == (length > max(1, context - 1))
+    if cropped:
+        assert 2 * kept >= context
+        assert kept + max_tokens == context or 2 * kept <= context + 1
 
 
 def test_uncached_goes_on_past_the_context(tiny_model) -> None:

@@ -102,6 +102,16 @@ def test_r12_one_more_epoch(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
 
 
+def test_r12_stops_at_its_update_whatever_the_trainer_tries_before(tmp_path: Path) -> None:
+    run = exercise_resume.trainer(tmp_path / "run", stop_after=3)
+    model = exercise_resume.new_model()
+    for _ in range(5):  # measurements, on the first rows
+        run.objective(model, exercise_resume.rows().batch(0, exercise_resume.ROWS))
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-0000003"]
+
+
 def test_r15_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     check(exercises_machine.r15_environment(), 3)
     unmet = exercises_machine.unmet

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from langwright.base import UserError
+from langwright.base import UserError, machine
 from langwright.model import flops_per_token, model_config
 from langwright.parallel import ParallelConfig, World, layout
 from langwright.plan import Job, Plan, device_named, device_names, make_plan, plan_text
@@ -45,9 +45,32 @@ def test_device_mistakes_are_named() -> None:
 
 
 def test_this_machine_is_measured() -> None:
-    device = device_named("this", "fp32")
+    device = device_named("this")
     assert device.peaks["fp32"] > 1e9 and device.memory > 1e8
     assert device.kind in ("cpu", "cuda", "mps")
+    assert ("bf16" in device.peaks) == machine().bf16
+    assert ("fp16" in device.peaks) == (device.kind != "cpu")
+    slow = replace(device, peaks={"fp32": 1e11})
+    with pytest.raises(UserError, match="has no fast fp16") as caught:
+        slow.peak("fp16")
+    assert "expected: fp32" in caught.value.render() and "--device" in str(caught.value.fix)
+
+
+def test_too_few_devices_say_how_many_to_plan_with() -> None:
+    this = replace(device_named("h100"), name="this")
+    for parallel, world, fix in (
+        ({"tp": 2, "pp": 2}, 1, "--world 8 --device h100"),
+        ({"tp": 3}, 4, "--world 9 --device h100"),
+        ({"tp": 2, "dp_shard": 2}, 3, "--world 4 --device h100"),
+    ):
+        config = model_config({"preset": "gpt2-124m"})
+        job = Job(config, 1024, 2**19, parallel=ParallelConfig.parse(parallel))
+        with pytest.raises(UserError, match="cannot be shared out") as caught:
+            make_plan(job, this, world)
+        assert str(caught.value.fix).startswith(fix)
+    broken = Job(config, 1024, 2**19, parallel=ParallelConfig.parse({"dp_shard": 0}))
+    with pytest.raises(UserError, match="at least 1"):
+        make_plan(broken, this, 1)
 
 
 def test_a_group_within_a_machine_has_the_fast_link() -> None:

@@ -99,6 +99,22 @@ def test_one_length_takes_the_place_of_another(tmp_path: Path) -> None:
     assert "one length" in text
 
 
+def test_none_unsets(tmp_path: Path) -> None:
+    """But not where it is one of the choices; and it does not drive out another length."""
+    path = write(tmp_path, '[pretrain]\nsteps = 3\nclip = 2.0\n[sft]\nspike_threshold = "none"\n')
+    changes = ["pretrain.minutes=none", "pretrain.clip=none", "model.kv_heads=none"]
+    recipe = load_recipe(path, [*changes, "pretrain.checkpointing=none", "model.position=none"])
+    assert recipe.pretrain.minutes is None and recipe.pretrain.steps == 3
+    assert recipe.pretrain.clip is None and recipe.pretrain.checkpointing == "none"
+    assert recipe.model["kv_heads"] is None and recipe.model["position"] == "none"
+    assert recipe.sft is not None and recipe.sft.spike_threshold is None
+    again = load_recipe(write(tmp_path, recipe_text(recipe)))
+    assert again.pretrain == recipe.pretrain and again.sft == recipe.sft
+    assert load_recipe(path, ["pretrain.steps=none"]).pretrain.steps is None
+    assert load_recipe(path, ["sft=none"]).sft is None
+    assert "--set pretrain.batch_tokens=none" in mistake(tmp_path, "", "pretrain.batch_tokens=none")
+
+
 def test_the_seed_flows_into_stages_that_name_none(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "seed = 7\n[pretrain]\nseed = 5\n[sft]\n[evaluate]\n"))
     assert recipe.pretrain.seed == 5

@@ -15,6 +15,7 @@ import pytest
 from recipe_small import story, write_recipe
 
 from langwright.base import UserError, read_json, read_manifest, sha256_file
+from langwright.corpus import CorpusConfig
 from langwright.recipe import (
     load_recipe,
     open_run,
@@ -26,6 +27,7 @@ from langwright.recipe import (
 )
 from langwright.recipe import stages as stages_module
 from langwright.recipe.lock import folder_lock
+from langwright.recipe.sources import source_fingerprint
 
 
 def copy_of(run: Path, to: Path) -> Path:
@@ -103,6 +105,25 @@ def test_changed_files_make_a_new_corpus(tmp_path: Path) -> None:
     (tmp_path / "texts" / "story-99.txt").write_text(story(99, 5))
     after = stages_module.corpus_stage(recipe.corpus, tmp_path / "out")
     assert before.inputs != after.inputs
+
+
+def test_a_run_inside_its_own_source_changes_nothing(finished_run: Path, tmp_path: Path) -> None:
+    """Else the corpus of `--corpus .` would never be up to date."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text(story(1, 5))
+    patterns = [str(texts), str(texts / "**"), str(texts / "*")]
+    configs = [CorpusConfig(sources=[source]) for source in patterns]
+    (texts / "runs").mkdir()
+    before = [source_fingerprint(config) for config in configs]
+    shutil.copytree(finished_run, texts / "runs" / "tiny")
+    shutil.copytree(finished_run / "corpus", texts / "corpus")
+    (texts / "sft.partial").mkdir()
+    (texts / "sft.partial" / "x.txt").write_text("half")
+    assert [source_fingerprint(config) for config in configs] == before
+    (texts / "b.txt").write_text(story(2, 5))
+    after = [source_fingerprint(config) for config in configs]
+    assert all(one != other for one, other in zip(before, after))
 
 
 def test_own_text_without_conversations_gives_a_base_model(tmp_path: Path) -> None:

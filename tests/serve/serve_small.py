@@ -14,8 +14,7 @@ import uvicorn
 from langwright.generate import Engine, EngineConfig, LanguageModel
 from langwright.model import ModelConfig, build_model
 from langwright.serve import ServeConfig, create_app
-from langwright.tokenizer import CHAT_SPECIALS, BytePairTokenizer, Specials
-from langwright.tokenizer.patterns import GPT2
+from langwright.tokenizer import CHAT_SPECIALS, PATTERNS, BytePairTokenizer, Specials
 
 SPECIALS = ("<|endoftext|>", *CHAT_SPECIALS)
 
@@ -26,7 +25,7 @@ def tokenizer(*more: str) -> BytePairTokenizer:
     specials = Specials(
         {name: 256 + index for index, name in enumerate(names)}, eos="<|endoftext|>"
     )
-    return BytePairTokenizer({bytes([one]): one for one in range(256)}, GPT2, specials)
+    return BytePairTokenizer({bytes([one]): one for one in range(256)}, PATTERNS["gpt2"], specials)
 
 
 def language_model(context: int = 1024, *more: str) -> LanguageModel:

@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 import pytest
-
-openai = pytest.importorskip("openai", reason="needs the openai client")
-
+import torch
 from serve_small import tokenizer
 
 from langwright.generate import Engine, score_tokens
+
+openai = pytest.importorskip("openai", reason="needs the openai client")
 
 HI = [{"role": "user", "content": "hi"}]
 WEATHER = {
@@ -29,6 +29,7 @@ WEATHER = {
         },
     },
 }
+NAMED = {"type": "function", "function": {"name": "weather"}}
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 
 
@@ -97,6 +98,15 @@ def test_echo_with_logprobs_scores_the_prompt(client: Any, small_engine: Engine)
     )
     assert none.choices[0].text == "Héllo" and none.usage.completion_tokens == 0
     assert none.choices[0].logprobs.token_logprobs == logprobs.token_logprobs[:-1]
+
+
+def test_the_end_token_is_counted_and_not_shown(client: Any) -> None:
+    done = client.completions.create(
+        model="tiny", prompt="a", max_tokens=5, logprobs=1, logit_bias={"256": 100}
+    )
+    assert done.choices[0].text == "" and done.choices[0].finish_reason == "stop"
+    assert done.choices[0].logprobs.tokens == ["<|endoftext|>"]
+    assert done.usage.completion_tokens == 1
 
 
 def test_best_of_gives_the_likeliest(client: Any) -> None:
@@ -176,9 +186,7 @@ def test_response_formats(client: Any) -> None:
     assert chosen.choices[0].text in ("yes", "no")
 
 
-@pytest.mark.parametrize(
-    "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
-)
+@pytest.mark.parametrize("choice", ["required", NAMED])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_demanded_call_has_the_right_form(client: Any, choice: Any, stream: bool) -> None:
     pytest.importorskip("llguidance", reason="needs the extra `constrain`")
@@ -250,7 +258,7 @@ def test_strict_functions_may_be_called_and_need_not(client: Any) -> None:
     assert done.choices[0].message.content
 
 
-def test_embeddings(client: Any) -> None:
+def test_embeddings(client: Any, small_engine: Engine) -> None:
     both = client.embeddings.create(model="tiny", input=["a cat", "dogs"])  # base64 inside
     plain = client.embeddings.create(model="tiny", input="dogs", encoding_format="float")
     ids = client.embeddings.create(model="tiny", input=tokenizer().encode("dogs"))
@@ -261,6 +269,9 @@ def test_embeddings(client: Any) -> None:
     assert ids.data[0].embedding == pytest.approx(vector, abs=1e-6)
     assert both.data[0].embedding != pytest.approx(vector, abs=1e-2)
     assert both.usage.prompt_tokens == 9
+    with small_engine.paused():
+        wanted = small_engine.lm.model.hidden(torch.tensor([tokenizer().encode("dogs")]))[0].mean(0)
+    assert vector == pytest.approx((wanted / wanted.norm()).tolist(), abs=1e-5)
 
 
 def test_errors_are_the_clients_own(client: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from langwright.serve.token_texts import TokenTexts
 from langwright.serve.tools import calls_schema, parse_call
 
 CLOCK = Tool.model_validate({"type": "function", "function": {"name": "clock"}})
+NULL = {"const": None}
 WORDS = ("<think>", "</think>", "<tool_call>", "</tool_call>", " ", "\n", "a", "<", "<t", "{}", "é")
 
 
@@ -73,7 +75,7 @@ def test_the_prompt_may_have_opened_the_thought() -> None:
 )
 def test_it_does_not_matter_how_the_text_was_cut(text: str, cuts: list[int], opened: bool) -> None:
     edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    pieces = [text[a:b] for a, b in zip(edges, edges[1:])]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
     assert parts(pieces, open_thought=opened) == parts([text], open_thought=opened)
 
 

@@ -115,6 +115,23 @@ def test_steps_for_a_time_leave_room_for_evaluations(small_probe, choices, monke
     assert steps(lambda total, seconds: 1000.0) == 1
 
 
+def test_a_time_for_few_updates_is_told_with_what_to_do(small_probe, choices, monkeypatch):
+    said = []
+    choices.say = said.append
+
+    def steps(step_seconds):
+        said.clear()
+        monkeypatch.setattr(small_probe, "update_seconds", lambda at_least: step_seconds)
+        return probe.choose_steps_for_time(97.0, lambda total, s: 0.0, choices, small_probe)
+
+    assert steps(4.7) == 20 and not any("warning" in line for line in said)
+    assert steps(19.85) == 4
+    # 20 updates are 397 s, with 3 % kept back 409 s: 312 s more than there are, so 6 minutes.
+    assert "only 4 updates" in said[-1]
+    assert "give more minutes (about 6 more for 20 updates)" in said[-1]
+    assert steps(1000.0) == 1 and "only 1 update in" in said[-1]
+
+
 def test_micro_batches(choices):
     def choose(wanted=None, rows=64, length=256, fits=lambda rows: True):
         return choose_micro_rows(wanted, rows, length, choices, fits)
