@@ -1,8 +1,6 @@
 """``python -m langwright`` is the same as the command ``langwright``."""
 
-import sys
-
-from langwright.cli import main
+from langwright.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

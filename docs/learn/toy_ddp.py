@@ -12,6 +12,7 @@ GPUs with NCCL and a fixed port; here it is gloo on the CPU, and the processes m
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def worker(rank: int, folder: str) -> None:
     report = {"losses": losses, "weights": weights, "accuracy": shares}
     Path(folder, f"{rank}.json").write_text(json.dumps(report), encoding="utf-8")
     dist.destroy_process_group()
+    os._exit(0)  # DDP keeps gloo's threads past that line: an interpreter that ends may abort
 
 
 def run() -> list[dict[str, list]]:

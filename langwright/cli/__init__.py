@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from langwright.cli.parser import build_parser
-from langwright.cli.together import run_together, started_by_torchrun
+from langwright.cli.together import leave, run_together, started_by_torchrun
 
 INTERRUPTED = 130
 USER_MISTAKE = 2
@@ -49,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_MISTAKE
 
 
+def command() -> NoReturn:
+    """The command ``langwright``: `main`, and out."""
+    code = main()
+    if started_by_torchrun():
+        leave(code)
+    sys.exit(code)
+
+
 def _print_mistake(text: str) -> None:
     """The message in red on a terminal, plain elsewhere."""
     first, _, rest = text.partition("\n")
@@ -59,4 +68,4 @@ def _print_mistake(text: str) -> None:
     print(first + ("\n" + rest if rest else ""), file=sys.stderr)
 
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
