@@ -7,6 +7,7 @@ logits (B T, V), the largest tensor of a training step, never stand whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE = -100  # a target that does not count
+
+# Logits (n, V), targets (n,) and whether a gradient is wanted -> loss sum and the gradient by the
+# logits, which are used up.
+Rule = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
@@ -55,6 +60,7 @@ def linear_cross_entropy(
     *,
     bias: Tensor | None = None,
     softcap: float | None = None,
+    rule: Rule | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross entropy of `head_logits` and the number of targets that count.
 
@@ -65,6 +71,8 @@ def linear_cross_entropy(
         chunk_tokens: tokens whose logits stand at a time; None: chosen by V and device; 0: all at
             once, through torch's own loss.
         bias, softcap: as in `head_logits`.
+        rule: the loss of a chunk; default `cross_entropy_rule`. Another one where `weight` is only
+            a part of the head's rows; then not with ``chunk_tokens=0``.
 
     Returns:
         (loss_sum, count): fp32 and int64 scalars. Divide to get nats per token.
@@ -74,7 +82,8 @@ def linear_cross_entropy(
         logits = head_logits(hidden, weight, bias, softcap)  # (N, V)
         return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum"), count
     chunk = chunk_tokens or default_chunk(weight.shape[0], hidden.device.type)
-    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunk, softcap), count
+    rule = rule or cross_entropy_rule
+    return _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunk, softcap, rule), count
 
 
 def default_chunk(vocab_size: int, device: str) -> int:
@@ -83,12 +92,27 @@ def default_chunk(vocab_size: int, device: str) -> int:
     return max(256, elements // vocab_size)
 
 
+def cross_entropy_rule(
+    logits: Tensor, targets: Tensor, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The `Rule` of a whole vocabulary: -log softmax(z)[target]; gradient softmax - one_hot."""
+    logs = logits.log_softmax(dim=-1)  # (n, V)
+    counted = (targets != IGNORE)[:, None]  # (n, 1)
+    index = targets[:, None].clamp(min=0)  # (n, 1), 0 where it does not count
+    loss = -(logs.gather(1, index) * counted).sum()
+    if not with_grad:
+        return loss, None
+    grad = logs.exp_()
+    grad.scatter_add_(1, index, -torch.ones_like(index, dtype=grad.dtype))
+    return loss, grad.mul_(counted)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Loss and gradients in the forward pass, chunk by chunk.
 
-    The gradient of the summed loss by the logits is softmax - one_hot, known as soon as the logits
-    are; so each chunk's share of the gradients of `hidden` and `weight` is made at once and the
-    logits are dropped. The backward pass only multiplies by the incoming gradient.
+    The gradient of the summed loss by the logits is known as soon as the logits are; so each
+    chunk's share of the gradients of `hidden` and `weight` is made at once and the logits are
+    dropped. The backward pass only multiplies by the incoming gradient.
     """
 
     @staticmethod
@@ -100,6 +124,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         softcap: float | None,
+        rule: Rule,
     ) -> Tensor:
         by_hidden, by_weight, by_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(hidden.dtype)  # (V, D)
@@ -111,15 +136,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             inputs = hidden[part]  # (n, D)
-            logs, slope = _log_probabilities(inputs, matrix, bias, softcap)  # (n, V)
-            counted = (targets[part] != IGNORE)[:, None]  # (n, 1)
-            index = targets[part, None].clamp(min=0)  # (n, 1), 0 where it does not count
-            total -= (logs.gather(1, index) * counted).sum()
-            if not (by_hidden or by_weight or by_bias):
+            logits = head_logits(inputs, matrix, bias, softcap)  # (n, V)
+            # d (c tanh(z/c)) / dz = 1 - tanh(z/c)^2
+            slope = None if softcap is None else 1 - (logits / softcap).square_()
+            loss, grad = rule(logits, targets[part], by_hidden or by_weight or by_bias)
+            total += loss
+            if grad is None:
                 continue
-            grad = logs.exp_()  # softmax - one_hot, in place
-            grad.scatter_add_(1, index, -torch.ones_like(index, dtype=statistics))
-            grad.mul_(counted)
             if slope is not None:
                 grad.mul_(slope)
             if grad_bias is not None:
@@ -134,9 +157,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         scale, (weight_dtype, bias_dtype) = grads[0], ctx.dtypes
         if grad_hidden is not None:
@@ -145,14 +166,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = (grad_weight * scale).to(weight_dtype)
         if grad_bias is not None:
             grad_bias = (grad_bias * scale).to(bias_dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
-
-
-def _log_probabilities(
-    inputs: Tensor, matrix: Tensor, bias: Tensor | None, softcap: float | None
-) -> tuple[Tensor, Tensor | None]:
-    """log softmax of the head's logits (n, V) and, with a cap, the cap's slope at each logit:
-    d (c tanh(z/c)) / dz = 1 - tanh(z/c)^2."""
-    logits = head_logits(inputs, matrix, bias, softcap)
-    slope = None if softcap is None else 1 - (logits / softcap).square_()
-    return logits.log_softmax(dim=-1), slope
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None

@@ -6,6 +6,7 @@ sum of exponentials and the logit of the target (Shoeybi et al. 2019, arXiv:1909
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from langwright.base import UserError
-from langwright.model import Transformer, head_logits, router_losses
+from langwright.model import Transformer, head_logits, linear_cross_entropy, router_losses
 from langwright.parallel.collectives import sum_forward
 from langwright.parallel.cuts import Part
 from langwright.parallel.layout import Layout
@@ -123,67 +124,16 @@ def parallel_cross_entropy(
     Returns:
         (loss_sum, count), alike on all.
     """
-    count = (targets != IGNORE).sum()
-    elements = 1 << 27 if hidden.device.type == "cuda" else 1 << 21
-    chunk = chunk_tokens or max(256, elements // weight.shape[0])
-    total = _ParallelCrossEntropy.apply(hidden, weight, bias, targets, chunk, softcap, start, group)
-    return total, count
+    rule = functools.partial(_shared_rule, start=start, group=group)
+    return linear_cross_entropy(
+        hidden, weight, targets, chunk_tokens or None, bias=bias, softcap=softcap, rule=rule
+    )
 
 
-class _ParallelCrossEntropy(torch.autograd.Function):
-    """Loss and gradients in the forward pass, chunk by chunk, as in the model's own loss."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        chunk: int,
-        softcap: float | None,
-        start: int,
-        group: Any,
-    ) -> Tensor:
-        needed = any(ctx.needs_input_grad[:3])
-        matrix = weight.to(hidden.dtype)  # (v, D)
-        exact = torch.promote_types(hidden.dtype, torch.float32)
-        total = hidden.new_zeros((), dtype=exact)
-        grad_hidden = torch.empty_like(hidden) if needed else None
-        grad_weight = torch.zeros_like(weight, dtype=exact) if needed else None
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
-        for first in range(0, hidden.shape[0], chunk):
-            part = slice(first, first + chunk)
-            inputs = hidden[part]  # (n, D)
-            logits = head_logits(inputs, matrix, bias, softcap)  # (n, v)
-            slope = None if softcap is None else 1 - (logits / softcap).square_()
-            loss, grad = _chunk(logits, targets[part], start, group)
-            total += loss
-            if grad_hidden is None or grad_weight is None:
-                continue
-            if slope is not None:
-                grad.mul_(slope)
-            if grad_bias is not None:
-                grad_bias += grad.sum(dim=0)
-            grad = grad.to(hidden.dtype)
-            torch.mm(grad, matrix, out=grad_hidden[part])
-            grad_weight += grad.T @ inputs
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        scale, (weight_dtype, bias_dtype) = grads[0], ctx.dtypes
-        by_hidden = grad_hidden * scale.to(grad_hidden.dtype)
-        by_weight = (grad_weight * scale).to(weight_dtype)
-        by_bias = None if grad_bias is None else (grad_bias * scale).to(bias_dtype)
-        return by_hidden, by_weight, by_bias, None, None, None, None, None
-
-
-def _chunk(logits: Tensor, targets: Tensor, start: int, group: Any) -> tuple[Tensor, Tensor]:
-    """Loss sum of some tokens, and its gradient by the own logits (n, v), which are used up."""
+def _shared_rule(
+    logits: Tensor, targets: Tensor, with_grad: bool, *, start: int, group: Any
+) -> tuple[Tensor, Tensor]:
+    """The rule of the own logits (n, v), columns `start` ... of all; see the top of this file."""
     top = logits.max(dim=-1).values  # (n,)
     dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
     shifted = logits.sub_(top[:, None])
