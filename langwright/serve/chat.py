@@ -29,7 +29,7 @@ from langwright.serve.replies import (
 from langwright.serve.sampling import constraint_of, sampling_params, token_limit
 from langwright.serve.server import Server
 from langwright.serve.split import THINK
-from langwright.serve.stream import EventStream, unless_left
+from langwright.serve.stream import respond
 from langwright.serve.tools import call_constraint, offered
 
 
@@ -38,16 +38,7 @@ async def chat_completions(request: Request) -> Response:
     server: Server = request.app.state.server
     body = await read_body(request, ChatBody, server.config)
     work = _Chat(server, body, request.state.key)
-    if not body.stream:
-        return await unless_left(request, work.whole())
-    await unless_left(request, work.start())
-    config = server.config
-    return EventStream(
-        work.chunks(),
-        work.generation.close,
-        ping_seconds=config.ping_seconds,
-        send_seconds=config.send_seconds,
-    )
+    return await respond(request, work, body.stream, server.config)
 
 
 class _Chat:

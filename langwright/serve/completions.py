@@ -28,7 +28,7 @@ from langwright.serve.replies import (
 )
 from langwright.serve.sampling import constraint_of, sampling_params, token_limit
 from langwright.serve.server import Server
-from langwright.serve.stream import EventStream, unless_left
+from langwright.serve.stream import respond
 from langwright.serve.token_texts import TokenTexts, finite
 
 DEFAULT_TOKENS = 16
@@ -39,16 +39,7 @@ async def completions(request: Request) -> Response:
     server: Server = request.app.state.server
     body = await read_body(request, CompletionBody, server.config)
     work = _Completions(server, body, request.state.key)
-    if not body.stream:
-        return await unless_left(request, work.whole())
-    await unless_left(request, work.start())
-    config = server.config
-    return EventStream(
-        work.chunks(),
-        work.generation.close,
-        ping_seconds=config.ping_seconds,
-        send_seconds=config.send_seconds,
-    )
+    return await respond(request, work, body.stream, server.config)
 
 
 class _Completions:

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from langwright.serve.config import ServeConfig
 from langwright.serve.errors import ApiError, inner_error, log_bug
+from langwright.serve.generation import Generation
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -47,6 +49,39 @@ async def unless_left(request: Request, work: Awaitable[T]) -> T:
         for one in (task, watch):
             one.cancel()
         await asyncio.gather(task, watch, return_exceptions=True)
+
+
+class Work(Protocol):
+    """A request that is answered whole or in chunks."""
+
+    generation: Generation
+
+    async def whole(self) -> Response:
+        """The whole answer."""
+        ...
+
+    async def start(self) -> None:
+        """All that can fail before the first chunk."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The answer, piece by piece."""
+        ...
+
+
+async def respond(
+    request: Request, work: Work, stream: bool | None, config: ServeConfig
+) -> Response:
+    """The answer of `work` in the form that was asked for; given up when the client leaves."""
+    if not stream:
+        return await unless_left(request, work.whole())
+    await unless_left(request, work.start())
+    return EventStream(
+        work.chunks(),
+        work.generation.close,
+        ping_seconds=config.ping_seconds,
+        send_seconds=config.send_seconds,
+    )
 
 
 async def _left(receive: Receive) -> None:
