@@ -155,7 +155,6 @@ def run_stage(
     """
     out = Path(out)
     parts = key_parts(stage, config=config, inputs=inputs, version=version, ignore=ignore)
-    prints = parts["inputs"]
     reason = why_stale(out, key_parts=parts, ignore=ignore)
     if reason is None:
         say(f"{stage}: up to date")
@@ -181,7 +180,7 @@ def run_stage(
         stage=stage,
         key=key,
         config=dict(config),
-        inputs=prints,
+        inputs=parts["inputs"],
         files=_hash_files(partial),
         code=version,
         environment=dict(environment or {}),
@@ -189,6 +188,11 @@ def run_stage(
         seconds=round(seconds, 3),
         metrics=metrics,
     )
+    return _seal(partial, out, manifest)
+
+
+def _seal(partial: Path, out: Path, manifest: Manifest) -> Manifest:
+    """The artifact is whole: its manifest, then its place."""
     write_json(partial / MANIFEST, manifest.model_dump())
     (partial / _KEY).unlink()
     _replace_folder(partial, out)

@@ -72,9 +72,14 @@ def choose_files(
             found=", ".join(ggufs[:12]),
             fix=f"name one: --file {ggufs[0]}",
         )
+    raise _nothing_safe(present, where)
+
+
+def _nothing_safe(present: set[str], where: object) -> UserError:
+    """Why nothing of what there is can be fetched."""
     pickles = sorted(n for n in present if any(fnmatch.fnmatch(n, p) for p in PICKLES))
     if pickles:
-        raise UserError(
+        return UserError(
             "the weights are Python pickles only, which can run code when they are read; "
             "Langwright never opens one",
             where=where,
@@ -83,7 +88,7 @@ def choose_files(
             fix="ask the owner for safetensors, or convert it where you trust it (transformers' "
             "save_pretrained writes safetensors) and give the folder",
         )
-    raise UserError(
+    return UserError(
         "there is no model here",
         where=where,
         found=", ".join(sorted(present)[:8]) or "no files",

@@ -126,24 +126,15 @@ def prepare(
     device = choices["device"] if old else choose_device(config.device, choices)
     batch_rows = _batch_rows(config, rows)
     form = spread(model, config, world, device, fresh=fresh, say=say)
-    if batch_rows % form.data_size:
-        raise UserError(
-            "the rows of a batch cannot be shared out evenly",
-            where="batch_tokens",
-            found=f"{batch_rows} rows over {form.data_size} processes (dp_replicate x dp_shard)",
-            expected=f"a multiple of {form.data_size * rows.sequence_length:,} tokens",
-        )
+    _check_shares(batch_rows, rows.sequence_length, form.data_size)
     place = torch.device(device if form.size == 1 else world.device)
     if place.type == "cpu":
         keep_freed_memory()
-    optimizer = form.optimizer(config.optim)
-    if config.offload in ("optimizer", "both"):
-        optimizer = _in_main_memory(optimizer, form)
     if config.offload in ("activations", "both"):
         objective = offloading(objective, place)
     updater = Updater(
         form.model,
-        optimizer,
+        _optimizer(config, form),
         objective,
         device=place,
         micro_rows=batch_rows // form.data_size,
@@ -162,13 +153,8 @@ def prepare(
             choices.save(path)
         form.wait()
     updater.forget()
-    timeline = Timeline(
-        rows,
-        batch_rows,
-        choices["total_steps"],
-        by_tokens=config.steps is None,
-        parts=form.data_size,
-    )
+    steps, by_tokens = choices["total_steps"], config.steps is None
+    timeline = Timeline(rows, batch_rows, steps, by_tokens=by_tokens, parts=form.data_size)
     peak_lr, folder = config.optim.peak_lr, path.parent
     changes = Changes(config.changes, timeline, peak_lr, folder, form, say)
     return Setup(updater, form, choices, timeline, changes, config)
@@ -221,7 +207,11 @@ def _before_sharding(config: TrainConfig) -> Callable[[nn.Module], None] | None:
     return lambda model: (use_float8(model), None)[1]
 
 
-def _in_main_memory(optimizer: OptimizerSet, form: Alone) -> OptimizerSet:
+def _optimizer(config: TrainConfig, form: Alone) -> OptimizerSet:
+    """The optimizer, where the config says so with its states in main memory."""
+    optimizer = form.optimizer(config.optim)
+    if config.offload not in ("optimizer", "both"):
+        return optimizer
     if form.size > 1:
         raise UserError(
             "over several processes the optimizer goes to main memory with its weights",
@@ -349,6 +339,16 @@ def _batch_rows(config: TrainConfig, rows: Rows) -> int:
             expected=f"at least the sequence length of {length}",
         )
     return config.batch_tokens // length
+
+
+def _check_shares(batch_rows: int, length: int, data_size: int) -> None:
+    if batch_rows % data_size:
+        raise UserError(
+            "the rows of a batch cannot be shared out evenly",
+            where="batch_tokens",
+            found=f"{batch_rows} rows over {data_size} processes (dp_replicate x dp_shard)",
+            expected=f"a multiple of {data_size * length:,} tokens",
+        )
 
 
 def _fixed_steps(config: TrainConfig, rows: Rows, batch_rows: int) -> int | None:

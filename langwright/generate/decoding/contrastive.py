@@ -38,19 +38,8 @@ def contrastive_search(
 
     Source: Su et al. 2022, "A contrastive framework for neural text generation", equation 5.
     """
-    context = model.config.context_length
-    if not 1 <= len(prompt) < context:
-        raise UserError(
-            "the prompt is empty or fills the model's context",
-            found=f"{len(prompt)} tokens",
-            expected=f"1 ... {context - 1}",
-        )
-    if not (1 <= k <= model.config.vocab_size and 0 <= alpha <= 1):
-        raise UserError(
-            "contrastive search needs 1 <= k <= vocabulary and 0 <= alpha <= 1",
-            found=f"k = {k}, alpha = {alpha}",
-        )
-    steps = min(max_tokens, context - len(prompt))
+    _check(model, prompt, k, alpha)
+    steps = min(max_tokens, model.config.context_length - len(prompt))
     device = next(model.parameters()).device
     cache = KVCache(model.config, 1, len(prompt) + steps, device, model.compute_dtype)
     with evaluating(model):
@@ -75,6 +64,21 @@ def contrastive_search(
         with evaluating(model):
             logits = model.logits(hidden[chosen])
     return ids
+
+
+def _check(model: Transformer, prompt: Sequence[int], k: int, alpha: float) -> None:
+    context = model.config.context_length
+    if not 1 <= len(prompt) < context:
+        raise UserError(
+            "the prompt is empty or fills the model's context",
+            found=f"{len(prompt)} tokens",
+            expected=f"1 ... {context - 1}",
+        )
+    if not (1 <= k <= model.config.vocab_size and 0 <= alpha <= 1):
+        raise UserError(
+            "contrastive search needs 1 <= k <= vocabulary and 0 <= alpha <= 1",
+            found=f"k = {k}, alpha = {alpha}",
+        )
 
 
 def _choose(chances: Tensor, vectors: Tensor, said: Tensor, alpha: float) -> int:
