@@ -21,8 +21,8 @@ sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests" / "formats")]
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """Figures of one case."""
     import torch
-    from family_cases import (
-        CASES,
+    from family_cases import CASES
+    from family_compare import (
         divergence,
         gradient_difference,
         greatest,

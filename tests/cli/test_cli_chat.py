@@ -6,22 +6,19 @@ import json
 import os
 import signal
 import string
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from typed_lines import reader
 
-from langwright.base import UserError
 from langwright.cli import main
-from langwright.cli.answering import Answer, draw_answer
-from langwright.cli.chat import converse, engine_config
+from langwright.cli.answering import draw_answer
+from langwright.cli.chat import converse
 from langwright.cli.talk import Talk
-from langwright.cli.talk_commands import COMMANDS, help_text, is_command
-from langwright.cli.terminal import TornError, interrupts, line_editing, read_text, visible
+from langwright.cli.talk_commands import COMMANDS
+from langwright.cli.terminal import TornError, interrupts, visible
 from langwright.generate import Engine, EngineConfig, LanguageModel, Sampling
 from langwright.model import ModelConfig, build_model
 from langwright.tokenizer import CharTokenizer
@@ -64,18 +61,6 @@ class OneTalk:
 
     def contents(self) -> list[str]:
         return [message["content"] for message in self.talk.messages]
-
-
-def reader(*lines: Any) -> Any:
-    rest: Iterator[Any] = iter(lines)
-
-    def read(prompt: str) -> str:
-        line = next(rest, EOFError)
-        if isinstance(line, type):
-            raise line
-        return str(line)
-
-    return read
 
 
 @pytest.fixture
@@ -341,39 +326,6 @@ def test_a_reader_that_went_away_ends_the_request(one: OneTalk) -> None:
     assert engine.stats().running == 0
 
 
-@pytest.mark.parametrize(
-    ("lines", "text"),
-    [
-        (("one",), "one"),
-        (("one\\", "two\\", "three"), "one\ntwo\nthree"),
-        (('"""one', "  two", 'three"""'), "one\n  two\nthree"),
-        (('"""', "  one", "", "two\\", '"""'), "  one\n\ntwo\\"),
-        (('"""one"""',), "one"),
-        (("caf\udcc3\udca9",), "caf\ufffd\ufffd"),
-    ],
-)
-def test_texts_of_several_lines(lines: tuple[str, ...], text: str) -> None:
-    assert read_text(reader(*lines)) == text
-
-
-@given(st.text(max_size=40))
-def test_any_line_can_be_encoded(line: str) -> None:
-    rest = iter([line])
-    text = read_text(lambda _: next(rest, '"""'))
-    assert text.encode().decode() == text
-
-
-@given(st.text(max_size=60))
-def test_nothing_shown_controls_the_terminal(text: str) -> None:
-    shown = visible(text)
-    assert len(shown) == len(text)
-    for before, after in zip(text, shown, strict=True):
-        code = ord(before)
-        control = (code < 32 and before not in "\n\t") or 0x7F <= code < 0xA0
-        assert (after != before) == control and (after in "\n\t" or ord(after) >= 32)
-    assert not any(0x7F <= ord(one) < 0xA0 for one in shown)
-
-
 def test_the_models_control_characters_are_shown_not_sent(
     one: OneTalk, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,55 +334,6 @@ def test_the_models_control_characters_are_shown_not_sent(
     assert one.contents()[1] == "\x0b" * 6  # kept as it came
     out = capsys.readouterr().out
     assert "\x0b" not in out and out.count("\u240b" * 6) == 2
-
-
-def test_what_is_a_command() -> None:
-    assert is_command("/retry") and is_command("/set a b") and is_command("/")
-    assert not is_command("/etc/hosts is what?") and not is_command("retry /now")
-    assert not is_command("") and not is_command(" \n")
-    assert len(help_text().splitlines()) == len(COMMANDS) + 3
-
-
-def test_figures_by_hand() -> None:
-    answer = Answer("x", "length", 9, 30, 16, 0.5, 2.5)
-    assert answer.tokens_per_second == 4.0
-    assert answer.told(9) == (
-        "(9 tokens; 4.0 tokens/s; first after 0.50 s; prompt of 30, 16 of them known; "
-        "cut at max_tokens = 9)"
-    )
-    assert answer.told(10).endswith("the context is full)")
-    assert Answer("", "stop", 1, 3, 0, 0.25, 0.25).told(9) == (
-        "(1 token; first after 0.25 s; prompt of 3)"
-    )
-    assert Answer("", "cancelled", 0, 3, 0, None, 0.1).tokens_per_second is None
-
-
-def test_typed_lines_are_kept_where_asked(tmp_path: Path) -> None:
-    readline = pytest.importorskip("readline")
-    path = tmp_path / "typed"
-    readline.clear_history()
-    with line_editing(["/retry", "/redo", "/save"], path):
-        readline.add_history("what is it")
-        complete = readline.get_completer()
-        assert [complete("/re", i) for i in range(3)] == ["/retry", "/redo", None]
-        assert complete("re", 0) is None
-    assert "what is it" in path.read_text() and path.stat().st_mode & 0o077 == 0
-    readline.clear_history()
-    with line_editing([], path):
-        assert readline.get_history_item(1) == "what is it"
-    with pytest.raises(UserError, match="cannot read"), line_editing([], tmp_path):
-        pass
-    readline.clear_history()
-
-
-def test_engine_settings() -> None:
-    assert engine_config([]).max_running == 1
-    chosen = engine_config(["engine.block_tokens=8", "engine.cache_dtype=bf16"])
-    assert (chosen.block_tokens, chosen.cache_dtype) == (8, "bf16")
-    assert engine_config([], draft=True).speculate == "draft"
-    for wrong in ("serve.port=1", "engine.size=3", "block_tokens=8", "engine"):
-        with pytest.raises(UserError):
-            engine_config([wrong])
 
 
 def test_a_real_model_talks(
@@ -451,19 +354,3 @@ def test_a_real_model_talks(
     out = capsys.readouterr().out
     assert "system> be kind\nyou> Where is the cat?" in out and "first after" in out
     assert main(["chat", str(finished_run), "--set", "engine.nothing=1"]) == 2
-
-
-def test_a_model_that_cannot_talk_says_so(
-    finished_run: Path,
-    lm: LanguageModel,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    import langwright
-
-    tokenizer = CharTokenizer.train(["abc"], ["<|endoftext|>"], eos="<|endoftext|>", unknown="unk")
-    for without, told in ((None, "no tokenizer"), (tokenizer, "langwright generate")):
-        other = LanguageModel(lm.model, without)
-        monkeypatch.setattr(langwright, "load", lambda *_, one=other, **__: one, raising=False)
-        assert main(["chat", str(finished_run)]) == 2
-        assert told in capsys.readouterr().err

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from family_cases import (
-    CASES,
+from family_cases import CASES
+from family_compare import (
     divergence,
     gradient_difference,
     greatest,

@@ -4,160 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from transformer_options import (
+    ALONE,
+    BASE,
+    OPTIONS,
+    V,
+    cache_of,
+    exact_of,
+    ids_of,
+    model_of,
+)
 
 from langwright.base import UserError
 from langwright.model import (
-    KVCache,
     ModelConfig,
     attention_reference,
     build_model,
     model_config,
 )
 from langwright.optim import parameter_kinds
-
-V = 40
-BASE = {"vocab_size": V, "context_length": 64, "width": 24, "layers": 2, "heads": 4}
-
-ALONE = ("blocks.0.attention.q.", "blocks.0.attention.k.")
-LATENT = {"kv_rank": 12, "query_rank": 10, "rotary_width": 4, "value_width": 7}
-
-# Every option at least once, in combinations that interact.
-OPTIONS = {
-    "plain": {},
-    "mha-learned": {"position": "learned", "norm": "layernorm", "norm_bias": True},
-    "gqa": {"kv_heads": 2, "qk_norm": True},
-    "mqa-wide-heads": {"kv_heads": 1, "head_width": 10},
-    "sinusoidal-post": {"position": "sinusoidal", "norm_placement": "post"},
-    "nope": {"position": "none", "feedforward": "relu"},
-    "biases": {"qkv_bias": True, "attention_out_bias": True, "feedforward_bias": True},
-    "no-affine": {"norm_affine": False, "qk_norm": True, "feedforward": "relu2", "tied": False},
-    "geglu": {"feedforward": "geglu", "feedforward_bias": True},
-    "gelu": {"feedforward": "gelu", "tied": False},
-    "gelu-tanh": {"feedforward": "gelu_tanh", "hidden_width": 50},
-    "silu-layernorm-post": {"feedforward": "silu", "norm": "layernorm", "norm_placement": "post"},
-    # Positions.
-    "alibi": {"position": "alibi", "heads": 6, "kv_heads": 3},
-    "relative": {"position": "relative", "relative_buckets": 6, "relative_distance": 9},
-    "some-layers-turn": {"rotary_layers": (True, False)},
-    "partial-interleaved": {"rotary_share": 0.67, "rotary_interleaved": True},
-    "linear": {"rotary_scaling": {"kind": "linear", "factor": 4.0}},
-    "ntk": {"rotary_scaling": {"kind": "ntk", "factor": 2.0, "original_context": 6}},
-    "yarn": {"rotary_scaling": {"kind": "yarn", "factor": 4.0, "original_context": 6}},
-    "llama3": {"rotary_scaling": {"kind": "llama3", "factor": 8.0, "original_context": 32}},
-    "longrope": {
-        "rotary_scaling": {
-            "kind": "longrope",
-            "factor": 8.0,
-            "original_context": 6,
-            "short_factors": (1.0, 1.1, 1.2),
-            "long_factors": (1.5, 3.0, 9.0),
-        }
-    },
-    # Who sees whom.
-    "window": {"window": 4, "kv_heads": 2},
-    "window-of-one": {"window": 1, "reach": ("local", "global")},
-    "window-alibi": {"window": 5, "reach": ("global", "local"), "position": "alibi"},
-    "window-relative": {
-        "window": 5,
-        "reach": ("local", "global"),
-        "position": "relative",
-        "relative_buckets": 4,
-        "relative_distance": 8,
-    },
-    "window-longrope": {
-        "window": 4,
-        "reach": ("local", "global"),
-        "rotary_scaling": {
-            "kind": "longrope",
-            "factor": 2.0,
-            "original_context": 8,
-            "short_factors": (1.0, 1.0, 1.0),
-            "long_factors": (2.0, 2.0, 4.0),
-        },
-    },
-    # Scores.
-    "softcap": {"attention_softcap": 2.0, "kv_heads": 2},
-    "sinks": {"attention_sinks": True, "kv_heads": 2},
-    "everything": {
-        "attention_softcap": 3.0,
-        "attention_sinks": True,
-        "window": 5,
-        "kv_heads": 2,
-        "reach": ("local", "global"),
-        "qk_norm": True,
-        "attention_scale": 0.3,
-        "rotary_base_local": 100.0,
-        "rotary_scaling": {"kind": "linear", "factor": 2.0},
-    },
-    # The ends of the model.
-    "qk-norm-over-all": {"qk_norm": True, "qk_norm_over": "all", "kv_heads": 2},
-    "gemma-2-like": {
-        "norm_placement": "sandwich",
-        "norm_offset": True,
-        "embedding_scale": 24**0.5,
-        "logit_softcap": 5.0,
-        "attention_softcap": 5.0,
-        "window": 4,
-        "reach": ("local", "global"),
-        "feedforward": "geglu_tanh",
-    },
-    "output-norm": {"norm_placement": "output", "qk_norm": True, "qk_norm_over": "all"},
-    "head-bias": {"head_bias": True, "embedding_norm": True, "norm": "layernorm"},
-    "parallel": {"parallel": True, "rotary_share": 0.34},
-    # Latent attention; its rotary part is the shared key's.
-    "latent": {"latent": LATENT, "head_width": 5},
-    "latent-plain-query": {
-        "latent": {"kv_rank": 4, "rotary_width": 2, "value_width": 3},
-        "head_width": 6,
-        "rotary_interleaved": True,
-        "window": 5,
-        "reach": ("global", "local"),
-        "qkv_bias": True,
-        "attention_out_bias": True,
-    },
-    "latent-longrope": {
-        "latent": LATENT,
-        "head_width": 5,
-        "attention_softcap": 3.0,
-        "attention_sinks": True,
-        "rotary_scaling": {
-            "kind": "longrope",
-            "factor": 2.0,
-            "original_context": 6,
-            "short_factors": (1.0, 1.3),
-            "long_factors": (2.0, 4.0),
-        },
-    },
-}
-
-
-def model_of(options=None, seed=1, **more):
-    """A model whose every parameter is random, biases too, so that all of them matter."""
-    model = build_model(ModelConfig(**{**BASE, **(options or {}), **more}), seed).eval()
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.2))
-            if parameter.dim() == 1 and name.endswith("weight"):
-                parameter += 1.0
-    return model
-
-
-def exact_of(options):
-    """The same in float64, where cached and uncached must agree to rounding."""
-    model = model_of(options)
-    model.compute_dtype = torch.float64
-    return model
-
-
-def cache_of(model, capacity, batch=3):
-    return KVCache(model.config, batch, capacity, dtype=model.compute_dtype)
-
-
-def ids_of(batch=3, t=12, seed=5):
-    return torch.randint(0, V, (batch, t), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -248,115 +113,6 @@ class TestEveryOption:
             if name == "window-of-one" and parameter_name.startswith(ALONE):
                 continue  # a token that sees only itself has nothing to weigh
             assert parameter.grad.abs().max() > 1e-7, parameter_name
-
-
-RAGGED: dict[str, dict] = {
-    "whole": {"kv_heads": 2},
-    "window": {"window": 3, "reach": ("local", "global")},
-    "window-alibi": {"window": 4, "position": "alibi"},
-    "latent": {"latent": LATENT, "head_width": 5, "window": 2},
-    "longrope": {**OPTIONS["window-longrope"], "window": 3},
-    "ntk": OPTIONS["ntk"],
-}
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from(sorted(RAGGED)),
-    st.lists(
-        st.one_of(
-            st.lists(st.integers(0, 1), min_size=3, max_size=3),  # of one new token
-            st.lists(st.integers(0, 3), min_size=3, max_size=3),  # of three
-            st.lists(st.integers(0, 7), min_size=3, max_size=3),
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    st.sampled_from([None, (2, 0, 2), (1, 0, 2)]),
-)
-def test_any_ragged_advance_is_exact(name, steps, chosen):
-    """Rows that advance by any different counts (0 included) equal each row alone."""
-    model = exact_of(RAGGED[name])
-    cache = cache_of(model, 40)
-    rows = [torch.empty(0, dtype=torch.int64) for _ in range(3)]
-    for number, counts in enumerate(steps):
-        new = ids_of(3, max(1, *counts), number)
-        logits = model(new, cache=cache, counts=torch.tensor(counts))
-        cache.advance(counts)
-        for b, count in enumerate(counts):
-            rows[b] = torch.cat((rows[b], new[b, :count]))
-            if count:
-                alone = model(rows[b][None])[0, -count:]
-                torch.testing.assert_close(logits[b, :count], alone, atol=1e-10, rtol=1e-9)
-        if number == 0 and chosen:
-            cache.select(chosen)
-            rows = [rows[b] for b in chosen]
-
-
-@pytest.mark.parametrize(
-    "name", ["plain", "everything", "gemma-2-like", "window-alibi", "latent-plain-query", "ntk"]
-)
-def test_long_ragged_prompts_are_exact(name):
-    """Prompts long enough for the CPU's sliced form, then three tokens at once, then one by one."""
-    model = exact_of(OPTIONS[name])
-    cache = cache_of(model, 40)
-    rows, counts = [ids_of(1, 0, 0)[0]] * 3, torch.tensor([24, 9, 17])
-    for number, new in enumerate((24, 3, 1, 1)):
-        ids = ids_of(3, new, number)
-        logits = model(ids, cache=cache, counts=counts)
-        cache.advance(counts)
-        for b, count in enumerate(counts.tolist()):
-            rows[b] = torch.cat((rows[b], ids[b, :count]))
-            alone = model(rows[b][None])[0, -count:]
-            torch.testing.assert_close(logits[b, :count], alone, atol=1e-10, rtol=1e-9)
-        counts = torch.tensor([3, 2, 1]) if number == 0 else torch.ones(3, dtype=torch.int64)
-
-
-@pytest.mark.parametrize("options", [{}, {"window": 3}, OPTIONS["longrope"]])
-@pytest.mark.parametrize("early", [False, True])
-def test_cache_select_keeps_rows(options, early):
-    """Before or after the new tokens are counted."""
-    model = exact_of(options)
-    cache = cache_of(model, 20)
-    ids = ids_of(3, 6)
-    model(ids, cache=cache, counts=torch.tensor([6, 2, 4]))
-    if early:
-        cache.select([2, 0, 2])
-        cache.advance([4, 6, 4])
-    else:
-        cache.advance([6, 2, 4])
-        cache.select(torch.tensor([2, 0, 2]))
-    assert cache.lengths.tolist() == [4, 6, 4]
-    new = ids_of(3, 1)
-    logits = model(new, cache=cache)[:, -1]
-    for b, (row, length) in enumerate(((2, 4), (0, 6), (2, 4))):
-        alone = model(torch.cat((ids[row, :length], new[b]))[None])[0, -1]
-        torch.testing.assert_close(logits[b], alone, atol=1e-10, rtol=1e-9)
-
-
-@pytest.mark.parametrize("name,runs", [("longrope", 9), ("ntk", 12), ("yarn", 8)])
-def test_a_text_is_read_again_only_where_its_angles_change(name, runs, monkeypatch):
-    """A prompt of 3 and 7 more tokens, the original context 6: longrope changes once, at the 7th
-    token; ntk with each of the 4 beyond."""
-    model = model_of(OPTIONS[name])
-    follow, calls = model._follow, []
-    monkeypatch.setattr(model, "_follow", lambda *a: calls.append(a[0].shape) or follow(*a))
-    cache = KVCache(model.config, batch=1, capacity=20)
-    for count in (3, 1, 1, 1, 1, 1, 1, 1):
-        model(ids_of(1, count), cache=cache)
-        cache.advance(count)
-    assert len(calls) == runs
-
-
-def test_cache_in_bf16_is_close():
-    model, ids = model_of({"kv_heads": 2}), ids_of(2, 20)
-    exact = model(ids)[:, -1]
-    model.compute_dtype = torch.bfloat16
-    cache = KVCache(model.config, 2, 32, dtype=torch.bfloat16)
-    model(ids[:, :-1], cache=cache)
-    cache.advance(19)
-    low = model(ids[:, -1:], cache=cache)[:, -1]
-    assert ((low - exact).norm() / exact.norm()).item() < 0.05
 
 
 def test_dropout_rates_are_separate_and_for_training_only():
@@ -468,22 +224,6 @@ def test_bad_ids_are_told(ids, options, words):
         model_of(options)(ids)
     for word in words:
         assert word in str(error.value)
-
-
-def test_full_cache_is_told():
-    model = model_of()
-    cache = KVCache(model.config, 2, 8)
-    model(ids_of(2, 6), cache=cache)
-    cache.advance(6)
-    with pytest.raises(UserError, match="full") as error:
-        model(ids_of(2, 3), cache=cache)
-    assert "at most 8" in str(error.value) and "= 9" in str(error.value)
-    with pytest.raises(UserError, match="rows"):
-        model(ids_of(3, 1), cache=cache)
-    with pytest.raises(UserError, match="learned positions"):
-        KVCache(model.config.replace(position="learned"), 1, 65)
-    with pytest.raises(ValueError, match="segments"):
-        model(ids_of(2, 1), cache=cache, segments=torch.zeros(2, 1))
 
 
 def test_blocks_compile_whole():
