@@ -22,13 +22,17 @@ CHECKOUT = HERE.parent
 SHARED_DATA = CHECKOUT.parent / "shared" / "data"
 
 
-def child(script: str, *arguments: object, threads: int | None = None) -> dict[str, Any]:
+def child(
+    script: str, *arguments: object, threads: int | None = None, python: str | None = None
+) -> dict[str, Any]:
     """Run `script` in a fresh Python and return the JSON object of its last line of output.
+
+    python: the interpreter of another environment.
 
     Adds ``wall_seconds``: from before the process was started until it had ended. The child finds
     the time of its start in the environment variable BENCHMARK_STARTED (seconds since the epoch).
     """
-    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    command = [python or sys.executable, str(HERE / script), *map(str, arguments)]
     path = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path))
     if threads:

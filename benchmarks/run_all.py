@@ -1,6 +1,6 @@
 """Run the benchmarks one after another; what `make bench` calls.
 
-    python benchmarks/run_all.py                       # all of them: most of an hour
+    python benchmarks/run_all.py                       # all of them: over an hour
     python benchmarks/run_all.py --only throughput_10m # one
     python benchmarks/run_all.py --list
     python benchmarks/run_all.py --save results.json
@@ -21,7 +21,7 @@ from typing import Any
 
 from common import HERE
 
-HELPERS = {"run_all", "common", "peer"}
+HELPERS = {"run_all", "common", "peer", "contenders"}
 
 
 def benchmarks() -> dict[str, str]:
