@@ -14,6 +14,7 @@ import torch
 from langwright.base import UserError, human_bytes, read_json, say
 from langwright.formats import (
     Peek,
+    check_exportable,
     licence_of,
     load_parts,
     model_in,
@@ -56,6 +57,7 @@ def _export(source: Path, arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     peek = peek_model(source)
     target = arguments.to
+    check_exportable(peek.config, "GGUF" if target == "gguf" else "Hugging Face's layout")
     kind = _kind(target, arguments.type, peek)
     if target == "gguf" and out.suffix != ".gguf":
         out = out / f"{source.resolve().stem}-{kind}.gguf"

@@ -1,5 +1,6 @@
 """Models in the layouts of other software, in and out: Hugging Face's folders, OpenAI's, GGUF."""
 
+from langwright.formats.exportable import check_exportable
 from langwright.formats.fetch import Fetched, fetch_model
 from langwright.formats.folder import save_model
 from langwright.formats.gguf import GgufFile, read_blocks, save_gguf
@@ -13,6 +14,7 @@ __all__ = [
     "Fetched",
     "GgufFile",
     "Peek",
+    "check_exportable",
     "fetch_model",
     "from_hf_config",
     "holds_model",

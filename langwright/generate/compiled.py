@@ -163,6 +163,8 @@ def compilable(model: Transformer, store: PagedStore) -> str | None:
         return "an 8-bit cache"
     if follows_length(config):
         return "angles follow the text's length"
+    if config.unexported:
+        return ", ".join(config.unexported)
     return None
 
 

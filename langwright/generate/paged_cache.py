@@ -166,6 +166,13 @@ class PagedStore:
             for x in half:
                 x.index_fill_(0, pages, 0)
 
+    def copy(self, source: Block, to: Block) -> None:
+        """What stands in one block into another of its kind."""
+        for half in (*self.kept, *self.factors):
+            for x in half:
+                for old, new in zip(source.pages, to.pages, strict=True):
+                    x[new] = x[old]
+
     def _pick(self, kept: Tensor, pages: Tensor, run: int | None, use: int) -> Tensor:
         """kept[pages], in memory that is used again by the next layer."""
         if run is not None:
@@ -246,6 +253,17 @@ class PagedCache(KVCache):
         return torch.tensor(starts, device=self.device)[:, None] + torch.arange(
             seen, device=self.device
         )
+
+    def note(self, ids: Tensor) -> None:
+        """The texts have their ids themselves."""
+
+    def before(self) -> Pair:
+        """As of `KVCache`."""
+        last = [
+            text.ids[length - 1] if length else 0
+            for text, length in zip(self.texts, self.row_lengths, strict=True)
+        ]
+        return torch.tensor(last, device=self.device)[:, None], self.lengths[:, None] > 0
 
     def write_places(self, kind: str, page: int, new: int) -> Tensor:
         """Where the next `new` tokens of each row go: (B T,), counted in tokens."""

@@ -23,6 +23,7 @@ from langwright.model.norms import build_rms_norm
 from langwright.model.positions import rotate
 from langwright.model.rotary_scaling import score_scale
 from langwright.model.sliced_attention import sliced_attention
+from langwright.model.value_embedding import ValueEmbedding
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -68,9 +69,12 @@ class AttentionScores(nn.Module):
 
 class Attention(AttentionScores):
     """Multi-head attention; with fewer key/value heads than query heads it is grouped (GQA,
-    Ainslie et al. 2023, arXiv:2305.13245): query head i uses key/value head floor(i K / H)."""
+    Ainslie et al. 2023, arXiv:2305.13245): query head i uses key/value head floor(i K / H).
 
-    def __init__(self, config: ModelConfig) -> None:
+    values: with a value embedding, which needs `Guide.ids`.
+    """
+
+    def __init__(self, config: ModelConfig, values: bool = False) -> None:
         super().__init__(config)
         self.head_width = h = config.head_size
         queries, keys = config.heads * h, config.key_heads * h
@@ -78,6 +82,7 @@ class Attention(AttentionScores):
         self.k = Linear(config.width, keys, bias=config.qkv_bias)
         self.v = Linear(config.width, keys, bias=config.qkv_bias)
         self.out = Linear(queries, config.width, bias=config.attention_out_bias)
+        self.values = ValueEmbedding(config) if values else None
         self.qk_norm, self.norm_heads = config.qk_norm, config.qk_norm_over == "head"
         if config.qk_norm:
             self.q_norm = build_rms_norm(config, h if self.norm_heads else queries)
@@ -93,6 +98,9 @@ class Attention(AttentionScores):
             cache: earlier keys and values, S - T of them; the new ones are written behind them.
         """
         q, k, v = self.q(x), self.k(x), self.split(self.v(x))
+        if self.values is not None:
+            assert guide.ids is not None
+            v = v + self.values(guide.ids, x)
         if self.qk_norm and not self.norm_heads:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = self.split(q), self.split(k)

@@ -14,6 +14,7 @@ from langwright.model.feedforward import build_feedforward
 from langwright.model.guide import Guide
 from langwright.model.latent_attention import build_attention
 from langwright.model.norms import build_norm
+from langwright.model.residual_scalars import ResidualScalars
 
 
 class Block(nn.Module):
@@ -33,9 +34,10 @@ class Block(nn.Module):
         self.placement = config.norm_placement
         self.parallel = config.parallel
         self.dropout = config.dropout_residual
+        self.residual = ResidualScalars() if config.residual_scalars else None
         if self.placement != "output":
             self.attention_norm = build_norm(config, config.width)
-        self.attention = build_attention(config)
+        self.attention = build_attention(config, layer)
         if self.placement in ("output", "sandwich"):
             self.attention_out_norm = build_norm(config, config.width)
         if self.placement != "output":
@@ -50,6 +52,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, guide: Guide = PLAIN, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); guide and cache are those of `Attention.forward`."""
+        if self.residual is not None:
+            assert guide.first is not None
+            x = self.residual(x, guide.first)
         if self.placement == "pre":
             mixed = self.drop(self.attention(self.attention_norm(x), guide, cache))
             if self.parallel:

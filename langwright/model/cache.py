@@ -152,6 +152,9 @@ class KVCache:
         self.history = None
         if config.rotary_scaling and depends_on_length(config.rotary_scaling):
             self.history = History(config.rotary_scaling, config.context_length, batch, capacity)
+        # The smear mixes each token with the one before, of which keys and values say nothing.
+        places = capacity if config.smear else 0
+        self.ids = torch.zeros(batch, places, dtype=torch.int64, device=device)
         self.layers: list[LayerCache] = []
         for layer in range(config.layers):
             ring = self.window if config.is_local(layer) else None
@@ -214,6 +217,15 @@ class KVCache:
             seen &= places > own - window
         return seen[:, None]
 
+    def note(self, ids: Tensor) -> None:
+        """Keep the next ids (B, T); like keys, they count when `advance` says so."""
+        self.ids.scatter_(1, self.positions(ids.shape[1]), ids)
+
+    def before(self) -> Pair:
+        """The id before the next one of each row (B, 1), and whether there is one (B, 1) bool."""
+        held = self.lengths[:, None]
+        return self.ids.gather(1, (held - 1).clamp(min=0)), held > 0
+
     def check_room(self, batch: int, new: int) -> None:
         """Raise where `batch` rows of `new` more tokens do not fit."""
         if batch != len(self.row_lengths):
@@ -252,6 +264,7 @@ class KVCache:
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
         for layer in self.layers:
             layer.select(index)
+        self.ids = self.ids.index_select(0, index)
         chosen = index.tolist()
         if self.history is not None:
             self.history.select(chosen)

@@ -15,6 +15,10 @@ Position = Literal["learned", "sinusoidal", "rotary", "relative", "alibi", "none
 Placement = Literal["pre", "post", "output", "sandwich"]
 Reach = Literal["global", "local"]
 
+GATE_CHANNELS = 12  # of attention's input that a value embedding's gates look at
+SMEAR_CHANNELS = 24  # of a token's vector that the smear's gate looks at
+UNEXPORTED = ("residual_scalars", "value_embeddings", "smear", "backout")
+
 
 class RotaryScaling(Config):
     """How rotary angles are changed so that a model reads more than it was trained on."""
@@ -198,6 +202,18 @@ class ModelConfig(Config):
         None, description="logits become cap tanh(logit / cap)", gt=0.0
     )
 
+    # For the most speed in training; no format of other software holds them.
+    residual_scalars: bool = Field(
+        False, description="each block takes in stream x + skip x0, two trained factors"
+    )
+    value_embeddings: bool = Field(
+        False, description="a second token table added to the values, in every other layer"
+    )
+    smear: bool = Field(False, description="embeddings take in some of the token before")
+    backout: bool = Field(
+        False, description="before the final norm some of the stream of the middle is taken out"
+    )
+
     dropout_embedding: float = Field(0.0, description="dropout after the embedding", ge=0.0, lt=1.0)
     dropout_attention: float = Field(
         0.0, description="dropout on the attention weights", ge=0.0, lt=1.0
@@ -231,6 +247,15 @@ class ModelConfig(Config):
         if self.experts is None:
             return False
         return self.expert_layers is None or self.expert_layers[layer % len(self.expert_layers)]
+
+    def has_values(self, layer: int) -> bool:
+        """Whether this layer has a value embedding: every other one, the last among them."""
+        return self.value_embeddings and (self.layers - 1 - layer) % 2 == 0
+
+    @property
+    def unexported(self) -> tuple[str, ...]:
+        """Which options are on that no format of other software can hold."""
+        return tuple(name for name in UNEXPORTED if getattr(self, name))
 
     @property
     def rotary_width(self) -> int:

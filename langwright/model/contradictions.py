@@ -18,6 +18,14 @@ def contradictions(config: ModelConfig) -> Iterator[Contradiction]:
     yield from _positions(config)
     yield from _norms(config)
     yield from _experts(config)
+    yield (
+        config.value_embeddings and config.latent is not None,
+        "value_embeddings need values to add to: latent attention keeps a latent vector instead",
+    )
+    yield (
+        config.backout and config.norm_placement == "post",
+        "backout stands before the final norm, and norm_placement = 'post' has none",
+    )
 
 
 def _shape(c: ModelConfig) -> Iterator[Contradiction]:

@@ -11,9 +11,11 @@ from langwright.model.config import ModelConfig
 from langwright.model.counts import (
     beside_experts,
     expert_size,
+    gate_size,
     latent_matrices,
     latent_widths,
     parameter_count,
+    smear_size,
 )
 from langwright.model.losses import default_chunk
 
@@ -40,6 +42,7 @@ def matmul_flops_per_token(
     backward pass costs twice the forward."""
     layers = range(config.layers)
     matrices = config.vocab_size * config.width + sum(_matrices(config, i) for i in layers)
+    matrices += config.smear * smear_size(config)
     seen = float(config.layers * sequence_length)  # keys that a query meets, all layers together
     if causal:
         reaches = [_reach(config, i, sequence_length) for i in layers]
@@ -72,6 +75,7 @@ def _matrices(config: ModelConfig, layer: int) -> int:
         count = latent_matrices(config, config.latent)
     else:
         count = 2 * d * config.heads * h + 2 * d * config.key_heads * h
+        count += config.has_values(layer) * gate_size(config)
     if config.experts and config.has_experts(layer):
         count += config.experts.chosen * expert_size(config, config.experts)
         return count + beside_experts(config, config.experts)
@@ -133,7 +137,8 @@ def training_memory(
     counts, d = parameter_count(config), config.width
     norms = (6 if config.norm_placement == "sandwich" else 4) * d  # their inputs and outputs
     layers = range(config.layers)
-    kept = sum(norms + _kept_attention(config) + _kept_feedforward(config, i) for i in layers)
+    kept = sum(norms + _kept_attention(config, i) + _kept_feedforward(config, i) for i in layers)
+    kept += config.layers * config.residual_scalars * d  # the block's input, once more
     if recompute:
         kept = config.layers * d
     chunk = (
@@ -145,12 +150,12 @@ def training_memory(
         weights=4 * counts.total,
         gradients=4 * counts.trainable,
         optimizer=8 * counts.trainable,
-        activations=tokens * (kept + 2 * d) * bytes_per_value,
+        activations=tokens * (kept + (2 + config.smear) * d) * bytes_per_value,
         logits=chunk * config.vocab_size * (4 + bytes_per_value),
     )
 
 
-def _kept_attention(config: ModelConfig) -> int:
+def _kept_attention(config: ModelConfig, layer: int) -> int:
     """Values for each token that one layer's attention keeps for its backward pass."""
     if config.latent:
         query, value = latent_widths(config, config.latent)
@@ -159,7 +164,8 @@ def _kept_attention(config: ModelConfig) -> int:
         return narrow + turned + config.heads * (2 * query + 2 * value)
     queries, keys = config.heads * config.head_size, config.key_heads * config.head_size
     changes = (config.position == "rotary") + config.qk_norm  # of queries and keys
-    return 2 * queries + 2 * keys + changes * (queries + keys)
+    values = config.has_values(layer) * (keys + 2 * config.key_heads)  # rows, gates
+    return 2 * queries + 2 * keys + changes * (queries + keys) + values
 
 
 def _kept_feedforward(config: ModelConfig, layer: int) -> int:

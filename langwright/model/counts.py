@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from langwright.model.config import Experts, Latent, ModelConfig
+from langwright.model.config import GATE_CHANNELS, SMEAR_CHANNELS, Experts, Latent, ModelConfig
 
 
 @dataclass(frozen=True)
 class Counts:
     """Numbers of parameters. `total` is the sum of the parts; a tied head is 0."""
 
-    embedding: int  # token table V D, plus learned positions C D
+    embedding: int  # token table V D, plus learned positions C D and value tables V K h
     positions: int  # the learned positions' part of `embedding`
-    attention: int  # all layers, with QK norms
+    values: int  # the value tables' part of `embedding`, all layers
+    attention: int  # all layers, with QK norms and the gates of value embeddings
     feedforward: int  # all layers, with experts and routers
     norm: int  # all block norms, the final one and the embeddings'
+    mixing: int  # residual scalars, smear and backout
     head: int  # V D, or 0 where tied; plus V with a bias
     trainable: int  # all but the routers' selection biases
     resting: int  # parameters of experts that one token does not visit, all layers
@@ -24,7 +26,8 @@ class Counts:
     @property
     def total(self) -> int:
         """All parameters, each shared one once."""
-        return self.embedding + self.attention + self.feedforward + self.norm + self.head
+        blocks = self.attention + self.feedforward + self.norm
+        return self.embedding + blocks + self.mixing + self.head
 
     @property
     def active(self) -> int:
@@ -58,16 +61,20 @@ def parameter_count(config: ModelConfig) -> Counts:
     positions = config.context_length * d if config.position == "learned" else 0
     table = config.vocab_size * d
     attention = _latent(config, config.latent) if config.latent else _attention(config)
+    with_values = sum(config.has_values(i) for i in range(layers))
+    values = with_values * config.vocab_size * config.key_heads * config.head_size
     parts = {
-        "embedding": table + positions,
-        "attention": layers * attention,
+        "embedding": table + positions + values,
+        "attention": layers * attention + with_values * gate_size(config),
         "feedforward": feedforward,
         "norm": norms * norm_width,
+        "mixing": _mixing(config),
         "head": (0 if config.tied else table) + config.head_bias * config.vocab_size,
     }
     return Counts(
         **parts,
         positions=positions,
+        values=values,
         trainable=sum(parts.values()) - selection,
         resting=resting,
         tied_table=table if config.tied else 0,
@@ -84,6 +91,22 @@ def _attention(config: ModelConfig) -> int:
     count += config.qk_norm * config.norm_affine * normed
     count += config.attention_sinks * config.heads
     return count + (config.position == "relative") * config.relative_buckets * config.heads
+
+
+def gate_size(config: ModelConfig) -> int:
+    """Parameters of the gates of one layer's value embedding."""
+    return min(GATE_CHANNELS, config.width) * config.key_heads
+
+
+def smear_size(config: ModelConfig) -> int:
+    """Parameters of the smear's gate."""
+    return min(SMEAR_CHANNELS, config.width)
+
+
+def _mixing(config: ModelConfig) -> int:
+    """Two factors for each layer, the smear's gate and factor, the backout's factor."""
+    smear = config.smear * (smear_size(config) + 1)
+    return 2 * config.layers * config.residual_scalars + smear + config.backout
 
 
 def _latent(config: ModelConfig, latent: Latent) -> int:

@@ -6,7 +6,7 @@ from torch import nn
 
 from langwright.model.config import ModelConfig
 from langwright.model.costs import flops_per_token, kv_cache_bytes, weight_bytes
-from langwright.model.counts import parameter_count
+from langwright.model.counts import Counts, parameter_count
 from langwright.model.experts import ExpertFeedForward
 
 MIB = 2**20
@@ -76,11 +76,13 @@ def summary(config: ModelConfig) -> str:
         ("norm", f"{config.norm}, {config.norm_placement}" + (", QK norm" * config.qk_norm)),
         ("position", f"{_position(config)}, context {config.context_length:,} tokens"),
         ("vocabulary", f"{config.vocab_size:,} ids, head {'tied' if config.tied else 'untied'}"),
+        *([("unexported", _unexported(config))] if config.unexported else []),
         ("parameters", f"{counts.total:,}{of_experts}"),
-        ("  embedding", f"{counts.embedding:,}"),
+        ("  embedding", f"{counts.embedding:,}{_value_tables(counts)}"),
         ("  attention", f"{counts.attention:,}"),
         ("  feed-forward", f"{counts.feedforward:,}"),
         ("  norm", f"{counts.norm:,}"),
+        *([("  mixing", f"{counts.mixing:,}")] if counts.mixing else []),
         ("  head", f"{counts.head:,}{shared}"),
         ("weights", f"{weight_bytes(config) / MIB:,.2f} MiB fp32"),
         (
@@ -94,6 +96,15 @@ def summary(config: ModelConfig) -> str:
         ),
     ]
     return "\n".join(f"{label:<16}{value}" for label, value in rows)
+
+
+def _unexported(config: ModelConfig) -> str:
+    """The options that keep a model from opening elsewhere."""
+    return ", ".join(config.unexported).replace("_", " ") + ": only Langwright opens it"
+
+
+def _value_tables(counts: Counts) -> str:
+    return f", {counts.values:,} of them value tables" if counts.values else ""
 
 
 def _heads(config: ModelConfig) -> str:

@@ -1,4 +1,5 @@
-"""What attention needs besides the vectors: who may see whom, angles and biases.
+"""What a block needs besides the vectors: who may see whom, angles and biases; for some models also
+the tokens and their first vectors.
 
 Made once per forward pass and shared by all layers of a kind: those that see a window and those
 that see everything, those that turn queries and keys and those that do not.
@@ -43,6 +44,14 @@ class Guide(NamedTuple):
     """Query t sees no key before S - T + t - window + 1. With a mask this only saves work."""
     blocks: BlockMask | None = None
     """FlexAttention's mask, in place of `mask`."""
+    ids: Tensor | None = None
+    """(B, T) int64: the tokens, where the layer has a value embedding."""
+    first: Tensor | None = None
+    """(B, T, D): what the first block was given, where the blocks have residual scalars."""
+
+    def carrying(self, ids: Tensor | None, first: Tensor | None) -> Guide:
+        """The same with these."""
+        return self._replace(ids=ids, first=first)
 
 
 def build_guides(

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from langwright.base import seed_for
+from langwright.model.backout import BACKOUT_START
 from langwright.model.config import ModelConfig
+from langwright.model.residual_scalars import SKIP_START, STREAM_START
 
 RESIDUAL_OUTPUTS = (
     ".attention.out.weight",
@@ -18,6 +20,8 @@ RESIDUAL_OUTPUTS = (
     ".feedforward.down",  # of experts, (E, D, F)
     ".feedforward.shared.down.weight",
 )
+VALUE_TABLE = ".values.table.weight"
+VALUE_GATE = ".values.gate.weight"
 TABLES = ("tokens.weight", "positions.weight", ".attention.bias")  # looked up: no fan-in
 
 
@@ -34,22 +38,37 @@ def initial_std(config: ModelConfig, name: str, fan_in: int) -> float:
     it, learned slower here: 2.18 against 1.95 nats after 200 steps of AdamW on Shakespeare's
     characters.
     """
+    if name.endswith(VALUE_GATE):  # all gates half open; the heads differ by their tables already
+        return 0.0
     if config.init == "gpt2":
         std = config.init_std or 0.02
         return std / (2 * config.layers) ** 0.5 if name.endswith(RESIDUAL_OUTPUTS) else std
+    if name.endswith(VALUE_TABLE):  # it is added to values made with a fan-in of D
+        return config.width**-0.5
     if name.endswith(TABLES):
         return config.init_std or 0.02
     return 0.0 if name.endswith(RESIDUAL_OUTPUTS) else fan_in**-0.5
 
 
+def initial_constant(config: ModelConfig, name: str) -> float:
+    """What every number of vector `name` starts as."""
+    if name.endswith("norm.weight"):
+        return 0.0 if config.norm_offset else 1.0
+    if name == "backout.scale":
+        return BACKOUT_START
+    if name.endswith((".residual.stream", ".residual.skip")):
+        first, last = STREAM_START if name.endswith("stream") else SKIP_START
+        return first + (last - first) * int(name.split(".")[1]) / max(1, config.layers - 1)
+    return 0.0
+
+
 @torch.no_grad()
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Fill every parameter: norm scales 1 (the weight 0 where the scale is 1 + weight), biases and
-    attention sinks 0, matrices, an expert's each, as `initial_std` says."""
-    scale = 0.0 if config.norm_offset else 1.0
+    """Fill every parameter: vectors as `initial_constant` says (norm scales 1, biases and attention
+    sinks 0), matrices, an expert's each, as `initial_std` says."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            parameter.fill_(scale if name.endswith("norm.weight") else 0.0)
+            parameter.fill_(initial_constant(config, name))
             continue
         std = initial_std(config, name, parameter.shape[-1])
         if std == 0.0:

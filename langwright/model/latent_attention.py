@@ -84,6 +84,8 @@ class LatentAttention(AttentionScores):
         return queries * wider < self.r * (self.n + self.g)
 
 
-def build_attention(config: ModelConfig) -> AttentionScores:
-    """The config's kind of attention."""
-    return LatentAttention(config, config.latent) if config.latent else Attention(config)
+def build_attention(config: ModelConfig, layer: int = 0) -> AttentionScores:
+    """The kind of attention that the config gives this layer."""
+    if config.latent:
+        return LatentAttention(config, config.latent)
+    return Attention(config, values=config.has_values(layer))

@@ -62,6 +62,18 @@ FAST: dict[str, Any] = {
     "init": "modern",
 }
 
+# The same with what only we can open (Karpathy 2026, nanochat's gpt.py): see `ModelConfig`. The
+# first vectors come back in every block, so they must be of the stream's size: hence the norm.
+FASTEST: dict[str, Any] = {
+    **FAST,
+    "embedding_norm": True,
+    "logit_softcap": 15.0,
+    "residual_scalars": True,
+    "value_embeddings": True,
+    "smear": True,
+    "backout": True,
+}
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -145,6 +157,22 @@ PRESETS: dict[str, Preset] = {
     "langwright-fast-85m": _preset(
         "our fast recipe, 85M in the blocks",
         FAST,
+        _shape(768, 12, 12, vocab_size=32768, context_length=1024),
+    ),
+    "langwright-fastest-1m": _preset(
+        "our fastest recipe, for Langwright alone; 0.8M in the blocks",
+        FASTEST,
+        _shape(128, 4, 4, context_length=256),
+    ),
+    "langwright-fastest-5m": _preset(
+        "our fastest recipe, for Langwright alone; 4.7M in the blocks", FASTEST, _shape(256, 6, 4)
+    ),
+    "langwright-fastest-10m": _preset(
+        "our fastest recipe, for Langwright alone; 10.6M in the blocks", FASTEST, _shape(384, 6, 6)
+    ),
+    "langwright-fastest-85m": _preset(
+        "our fastest recipe, for Langwright alone; 85M in the blocks",
+        FASTEST,
         _shape(768, 12, 12, vocab_size=32768, context_length=1024),
     ),
     **{name: Preset(*published) for name, published in PUBLISHED.items()},

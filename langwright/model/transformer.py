@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from langwright.base import UserError
+from langwright.model.backout import Backout
 from langwright.model.block import Block
-from langwright.model.cache import KVCache
+from langwright.model.cache import KVCache, LayerCache
 from langwright.model.config import ModelConfig
 from langwright.model.guide import Guide, build_cached_guides, build_guides
 from langwright.model.init import initialise
@@ -17,6 +20,7 @@ from langwright.model.losses import head_logits, linear_cross_entropy
 from langwright.model.norms import build_norm
 from langwright.model.positions import sinusoids
 from langwright.model.router_losses import router_losses
+from langwright.model.smear import Smear
 
 
 class Transformer(nn.Module):
@@ -34,7 +38,9 @@ class Transformer(nn.Module):
         if config.position == "learned":
             self.positions = Embedding(config.context_length, config.width)
         self.embedding_norm = build_norm(config, config.width) if config.embedding_norm else None
+        self.smear = Smear(config) if config.smear else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.backout = Backout(config.layers) if config.backout else None
         # Post-norm blocks end in a norm already.
         self.norm = build_norm(config, config.width) if config.norm_placement != "post" else None
         self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
@@ -98,10 +104,8 @@ class Transformer(nn.Module):
             return self._hidden_cached(ids, cache, counts)
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-        x = self.embed(ids, positions)
-        for block, guide in zip(self.blocks, self.guides(positions, segments), strict=True):
-            x = block(x, guide)
-        return x if self.norm is None else self.norm(x)
+        x = self.embed(ids, positions, segments)
+        return self.through(x, self.carrying(ids, x, self.guides(positions, segments)))
 
     def _hidden_cached(self, ids: Tensor, cache: KVCache, counts: Tensor | None) -> Tensor:
         """As `hidden`, the tokens following those in `cache`."""
@@ -120,19 +124,54 @@ class Transformer(nn.Module):
         return self._follow(ids, cache, after)
 
     def _follow(self, ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:
-        """Blocks run uncompiled: S grows with every token, and each new shape would be compiled
-        again. lengths (B, 1): of the texts, where the angles depend on them."""
-        new = ids.shape[1]
-        x = self.embed(ids, cache.positions(new))
+        """lengths (B, 1): of the texts, where the angles depend on them."""
+        x = self.embed_next(ids, cache)
         guides = build_cached_guides(
-            self.config, cache, new, dtype=self.compute_dtype, lengths=lengths
+            self.config, cache, ids.shape[1], dtype=self.compute_dtype, lengths=lengths
         )
-        for block, guide, layer in zip(self.blocks, guides, cache.layers, strict=True):
-            x = block.forward(x, guide, layer)
+        return self.through(x, self.carrying(ids, x, guides), cache.layers)
+
+    def carrying(self, ids: Tensor, first: Tensor, guides: Sequence[Guide]) -> list[Guide]:
+        """The layers' guides with the tokens (B, T) and the first vectors (B, T, D), where a layer
+        looks at them."""
+        config = self.config
+        if not (config.residual_scalars or config.value_embeddings):
+            return list(guides)
+        x = first if config.residual_scalars else None
+        return [
+            guide.carrying(ids if config.has_values(layer) else None, x)
+            for layer, guide in enumerate(guides)
+        ]
+
+    def through(
+        self, x: Tensor, guides: Sequence[Guide], caches: Sequence[LayerCache] | None = None
+    ) -> Tensor:
+        """(B, T, D) through the blocks and the final norm. With caches blocks run uncompiled: S
+        grows with every token, and each new shape would be compiled again."""
+        half = x
+        for layer, (block, guide) in enumerate(zip(self.blocks, guides, strict=True)):
+            x = block(x, guide) if caches is None else block.forward(x, guide, caches[layer])
+            if self.backout is not None and layer == self.backout.layer:
+                half = x
+        if self.backout is not None:
+            x = self.backout(x, half)
         return x if self.norm is None else self.norm(x)
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Vectors (B, T, D) in the compute dtype; positions (T,) or (B, T)."""
+    def embed_next(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """As `embed`, of the ids that follow those in the cache."""
+        positions = cache.positions(ids.shape[1])
+        if self.smear is None:
+            return self.embed(ids, positions)
+        # The token before them is made once more: only its id is known.
+        before, known = cache.before()  # (B, 1)
+        cache.note(ids)
+        places = torch.cat(((positions[:, :1] - 1).clamp(min=0), positions), dim=1)
+        texts = F.pad(known.long() - 1, (0, ids.shape[1]))  # (B, 1 + T); -1: no token there
+        return self.embed(torch.cat((before, ids), dim=1), places, texts)[:, 1:]
+
+    def embed(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Vectors (B, T, D) in the compute dtype; positions (T,) or (B, T). segments (B, T): see
+        `hidden`."""
         config = self.config
         x = self.tokens(ids)  # (B, T, D) fp32
         if config.embedding_scale is not None:
@@ -144,6 +183,8 @@ class Transformer(nn.Module):
         x = x.to(self.compute_dtype)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
+        if self.smear is not None:
+            x = self.smear(x, segments)
         return F.dropout(x, config.dropout_embedding, self.training)
 
     def guides(self, positions: Tensor, segments: Tensor | None = None) -> list[Guide]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from langwright.base import Config
+from langwright.optim.groups import UNDECAYED
 
 # Peak learning rates that work untuned for small transformers. For Muon the rate belongs to the
 # block matrices; the rest of the model gets a share of it (see `OptimConfig.rate`).
@@ -18,7 +19,11 @@ DEFAULT_LR = {
     "muon": 0.02,
     "sgd": 0.1,
 }
-MUON_SHARES = {"matrix": 1.0, "embedding": 0.25, "head": 0.2, "scalar": 0.5}
+MUON_SHARES = {"matrix": 1.0, "embedding": 0.25, "head": 0.2, "scalar": 0.5, "skip": 25.0}
+# Kinds that follow another one, and their part of its rate (nanochat's optimizer, July 2026: value
+# tables 0.15 beside embeddings 0.3; skip 0.5, stream 0.005, smear and backout 0.2). The stream's
+# factors multiply through all layers, so each must move little.
+FOLLOWERS = {"value": ("embedding", 0.5), "stream": ("skip", 0.01), "mix": ("skip", 0.4)}
 
 
 class OptimConfig(Config):
@@ -41,17 +46,29 @@ class OptimConfig(Config):
     scalar_lr: float | None = Field(
         None, description="peak rate of norms and biases; none: lr, or 0.5 lr with muon", gt=0
     )
+    value_lr: float | None = Field(
+        None, description="peak rate of value embeddings' tables; none: half of embedding_lr", gt=0
+    )
+    skip_lr: float | None = Field(
+        None,
+        description="peak rate of the residual scalars' skip, the stream's having 0.01 of it, "
+        "smear and backout 0.4; none: lr, or 25 lr with muon",
+        gt=0,
+    )
     betas: tuple[float, float] = Field(
         (0.9, 0.95), description="decay of the running mean and square of the gradient (Adam)"
     )
     embedding_betas: tuple[float, float] | None = Field(
-        None, description="betas of the embeddings (Adam); none: betas"
+        None, description="betas of the embeddings and value tables (Adam); none: betas"
     )
     head_betas: tuple[float, float] | None = Field(
         None, description="betas of the output head (Adam); none: betas"
     )
     scalar_betas: tuple[float, float] | None = Field(
         None, description="betas of norms and biases (Adam); none: betas"
+    )
+    skip_betas: tuple[float, float] | None = Field(
+        None, description="betas of the residual scalars' skip (Adam); none: betas"
     )
     eps: float = Field(1e-8, description="added to the root of the second moment (Adam)", gt=0)
     weight_decay: float = Field(
@@ -128,18 +145,27 @@ class OptimConfig(Config):
         return DEFAULT_LR[self.name] if self.lr is None else self.lr
 
     def rate(self, kind: str) -> float:
-        """Peak learning rate of a kind of parameter: matrix, embedding, head or scalar."""
-        own = {"embedding": self.embedding_lr, "head": self.head_lr, "scalar": self.scalar_lr}
+        """Peak learning rate of a kind of parameter, one of `KINDS`."""
+        own = {
+            "embedding": self.embedding_lr,
+            "head": self.head_lr,
+            "scalar": self.scalar_lr,
+            "value": self.value_lr,
+            "skip": self.skip_lr,
+        }
         given = own.get(kind)
         if given is not None:
             return given
+        if kind in FOLLOWERS:
+            leader, part = FOLLOWERS[kind]
+            return part * self.rate(leader)
         # With AdamW-sized updates muon and AdamW share one rate (Moonlight, arXiv 2502.16982).
         shared = self.name != "muon" or self.muon_scale == "adamw_rms"
         return self.peak_lr * (1.0 if shared else MUON_SHARES[kind])
 
     def decay(self, kind: str) -> float:
         """Weight decay of a kind of parameter."""
-        if kind == "scalar":
+        if kind in UNDECAYED:
             return 0.0
         if kind == "matrix":
             return self.weight_decay
@@ -155,6 +181,8 @@ class OptimConfig(Config):
             "embedding": self.embedding_betas,
             "head": self.head_betas,
             "scalar": self.scalar_betas,
+            "value": self.embedding_betas,
+            "skip": self.skip_betas,
         }
         return own.get(kind) or self.betas
 

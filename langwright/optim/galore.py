@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from langwright.optim.matrices import MatrixOptimizer
 
 
-class GaLore(Optimizer):
+class GaLore(MatrixOptimizer):
     """AdamW whose moments are kept for the gradient's projection on r directions.
 
     Zhao et al. 2024 (arXiv:2403.03507, algorithm 1): for a matrix (m, n) with m <= n the gradient G
@@ -25,10 +25,6 @@ class GaLore(Optimizer):
         update_every: steps between two choices of P.
         scale: alpha.
     """
-
-    # A piece of a matrix has other singular vectors than the whole: sharded training must update
-    # whole matrices.
-    whole_matrices = True
 
     def __init__(
         self,
@@ -52,23 +48,11 @@ class GaLore(Optimizer):
             "scale": scale,
         }
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.ndim < 2:
-                    raise ValueError(f"GaLore takes matrices, not shape {tuple(parameter.shape)}")
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update of all matrices that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
+    def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        for weight in weights:
+            assert weight.grad is not None
+            self._update(weight, weight.grad, group)
 
     def state_shape(self, parameter: Tensor, entry: str, group: dict[str, Any]) -> tuple[int, ...]:
         """The shape of an entry of a parameter's state."""

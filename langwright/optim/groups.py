@@ -1,4 +1,5 @@
-"""Which parameters are treated alike: matrices of blocks, embeddings, the head, and vectors."""
+"""Which parameters are treated alike: matrices of blocks, embeddings, the head, and vectors; and
+the few of the fastest models that each want a rate of their own."""
 
 from __future__ import annotations
 
@@ -6,8 +7,19 @@ from typing import Literal
 
 from torch import nn
 
-Kind = Literal["matrix", "embedding", "head", "scalar"]
-KINDS: tuple[Kind, ...] = ("matrix", "embedding", "head", "scalar")
+Kind = Literal["matrix", "embedding", "head", "scalar", "value", "stream", "skip", "mix"]
+KINDS: tuple[Kind, ...] = (
+    *("matrix", "embedding", "head", "scalar"),
+    *("value", "stream", "skip", "mix"),
+)
+UNDECAYED = ("scalar", "stream", "skip", "mix")
+# Ends of names, and names of the modules outside of the blocks.
+BY_END: dict[str, Kind] = {
+    ".values.table.weight": "value",
+    ".residual.stream": "stream",
+    ".residual.skip": "skip",
+}
+BY_MODULE: dict[str, Kind] = {"smear": "mix", "backout": "mix"}
 
 
 def parameter_kinds(model: nn.Module) -> dict[str, Kind]:
@@ -18,6 +30,9 @@ def parameter_kinds(model: nn.Module) -> dict[str, Kind]:
     with "embed" or "position" in its name (a head tied to it is the same parameter). ``matrix``:
     two or more dimensions inside a numbered block (``blocks.3...``). ``head``: any other matrix,
     such as the output projection.
+
+    Of the fastest models: ``value``: tables of value embeddings. ``stream`` and ``skip``: the two
+    factors before each block. ``mix``: smear and backout.
     """
     tables = {
         id(parameter)
@@ -29,7 +44,10 @@ def parameter_kinds(model: nn.Module) -> dict[str, Kind]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2:
+        own = _own_kind(name)
+        if own is not None:
+            kinds[name] = own
+        elif parameter.ndim < 2:
             kinds[name] = "scalar"
         elif id(parameter) in tables or name.endswith(".bias"):
             kinds[name] = "embedding"
@@ -40,3 +58,9 @@ def parameter_kinds(model: nn.Module) -> dict[str, Kind]:
         else:
             kinds[name] = "head"
     return kinds
+
+
+def _own_kind(name: str) -> Kind | None:
+    """The kind that a name says by itself."""
+    by_end = (kind for end, kind in BY_END.items() if name.endswith(end))
+    return next(by_end, BY_MODULE.get(name.partition(".")[0]))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from langwright.optim.matrices import MatrixOptimizer
 from langwright.optim.orthogonal import Method, orthogonalize
 
 # At most this many elements are stacked at once, which bounds the memory of the iterations.
@@ -18,7 +17,7 @@ STACK_ELEMENTS = 2**26
 TINY = 1e-10  # keeps a zero row, or a zero matrix, at zero
 
 
-class Muon(Optimizer):
+class Muon(MatrixOptimizer):
     """Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) for matrices of blocks.
 
     ``m <- mu m + (1 - mu) g``; ``u = (1 - mu) g + mu m`` with Nesterov, else ``m``; then
@@ -76,23 +75,6 @@ class Muon(Optimizer):
         # Set by the caller before a step: 1.0 where the step must change nothing (a device tensor,
         # so that nobody waits for it), as the library's fused optimizers have it.
         self.found_inf: Tensor | None = None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.ndim < 2:
-                    raise ValueError(f"Muon takes matrices, not shape {tuple(parameter.shape)}")
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update of all matrices that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._step_group(group, weights)
-        return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         directions = self._momentum(group, weights)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from langwright.parallel.accumulation import choose_accumulation
 from langwright.parallel.alone import Alone
 from langwright.parallel.config import ParallelConfig
 from langwright.parallel.layout import Layout, layout
@@ -48,6 +49,7 @@ __all__ = [
     "Piece",
     "World",
     "announce",
+    "choose_accumulation",
     "duration",
     "follow",
     "from_seed",

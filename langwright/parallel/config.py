@@ -57,6 +57,11 @@ class ParallelConfig(Config):
     reduce: Literal["fp32", "bf16"] = Field(
         "fp32", description="number format in which sharded gradients are added up"
     )
+    accumulate: Literal["auto", "sharded", "whole"] = Field(
+        "auto",
+        description="sharded weights: after every micro-batch share out its gradients, or keep "
+        "whole ones and share them out at the end (less traffic); auto: whole up to 2 GiB",
+    )
     offload: bool = Field(False, description="sharded weights and gradients stay in host memory")
 
     @property

@@ -15,7 +15,7 @@ device. See `Context` for what happens outside training.
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,12 @@ class SharedGuide:
 
     rotary: tuple[Tensor, Tensor] | None  # of the own tokens
     parts: tuple[Guide, ...]  # of each own run, or (ulysses) of the whole row for the own heads
+    ids: Tensor | None = None  # (B, t), own, as of a `Guide`
+    first: Tensor | None = None  # (B, t, D)
+
+    def carrying(self, ids: Tensor | None, first: Tensor | None) -> SharedGuide:
+        """The same with these."""
+        return replace(self, ids=ids, first=first)
 
 
 class Context:
@@ -130,6 +136,13 @@ def check_context(config: ModelConfig, layout: Layout) -> None:
     from langwright.parallel.tensor_parallel import refuse_dropout
 
     refuse_dropout(config, "cp")
+    if config.smear:
+        raise UserError(
+            "the smear needs the token before, which another process may have",
+            where="parallel.cp",
+            found="model.smear = true",
+            fix="smear = false, or cp = 1",
+        )
     heads = config.heads // layout.tp
     if layout.config.cp_method == "ulysses" and heads % layout.cp:
         raise UserError(

@@ -105,10 +105,14 @@ def _mesh(layout: Layout) -> Any:
     )
 
 
-def syncing(root: Any, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Of an update's micro-batches only the last one's backward pass adds up over processes."""
+def syncing(root: Any, last: bool, sharded: bool) -> contextlib.AbstractContextManager[Any]:
+    """Of an update's micro-batches only the last one's backward pass adds up over processes.
+
+    sharded: with FSDP each one's does over the shards (see `Accumulation`), and replicas at last.
+    """
     if hasattr(root, "set_requires_gradient_sync"):  # FSDP
-        root.set_requires_gradient_sync(last)
+        root.set_requires_gradient_sync(last or sharded)
+        root.set_requires_all_reduce(last)
         return contextlib.nullcontext()
     if not last and hasattr(root, "no_sync"):  # DDP
         return root.no_sync()

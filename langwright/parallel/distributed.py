@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from langwright.dataset import Batch
 from langwright.model import ModelConfig, Transformer
 from langwright.optim import OptimConfig, OptimizerSet, build_optimizer
+from langwright.parallel.accumulation import Accumulation, choose_accumulation
 from langwright.parallel.alone import Alone, Objective, Result, Sums
 from langwright.parallel.clip import global_norm, shorten
 from langwright.parallel.context import Context, apply_context_parallel
@@ -37,6 +38,8 @@ class Distributed(Alone):
         shared: names of parameters whose gradients are partial sums over the span "tp".
         factor: the root averages gradients over so many processes.
         context: who has which tokens, with context parallel.
+        accumulation: how gradients of sharded weights stand between micro-batches; None: they
+            are not sharded.
     """
 
     def __init__(
@@ -48,10 +51,12 @@ class Distributed(Alone):
         shared: Iterable[str] = (),
         factor: int = 1,
         context: Context | None = None,
+        accumulation: Accumulation | None = None,
     ) -> None:
         super().__init__(model)
         self.layout, self.parts, self.root = layout, parts, root
         self.shared, self.factor, self.context = tuple(shared), factor, context
+        self.accumulation = accumulation
         self.rank, self.size = layout.world.rank, layout.world.size
         self.data_rank, self.data_size = layout.data_rank, layout.data_size
         self.device = torch.device(layout.world.device)
@@ -71,12 +76,18 @@ class Distributed(Alone):
         sums = []
         for index, micro in enumerate(micros):
             begin(index)
-            with self.own_tokens(), syncing(self.root, last=index == len(micros) - 1):
+            last = index == len(micros) - 1
+            with self.own_tokens(), syncing(self.root, last, self.accumulates_sharded):
                 loss_sum, weight = self.root(objective, micro)
                 (loss_sum * (scale * self.factor)).backward()
             sums.append((loss_sum.detach().float(), weight))
         self.finish_gradients()
         return sums
+
+    @property
+    def accumulates_sharded(self) -> bool:
+        """Whether each micro-batch's gradients are added up over the shards (FSDP)."""
+        return self.accumulation is not None and self.accumulation.sharded
 
     def own_part(self, batch: Batch) -> Batch:
         """See `Alone.own_part`."""
@@ -267,12 +278,13 @@ def parallelise(
     if before_sharding is not None:
         before_sharding(model)
     root: nn.Module = Root(model)
-    factor = layout.size("dp_replicate")
+    factor, accumulation = layout.size("dp_replicate"), None
     if layout.size("fsdp") > 1:
         root = shard(
             Root(model), model.blocks, layout, _gather_dtype(config, compute_dtype, layout)
         )
         factor *= layout.size("fsdp")
+        accumulation = choose_accumulation(layout, sum(p.numel() for p in model.parameters()))
         parts = sharded_parts(parts)
     model.to_empty(device="cpu" if layout.config.offload else layout.world.device)
     parameters = dict(model.named_parameters())
@@ -280,7 +292,7 @@ def parallelise(
     if layout.size("fsdp") == 1 and layout.size("dp_replicate") > 1:
         root = replicate(Root(model), layout)
     model.train()
-    return Distributed(model, layout, parts, root, shared, factor, context)
+    return Distributed(model, layout, parts, root, shared, factor, context, accumulation)
 
 
 def cut_model(

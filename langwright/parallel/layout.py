@@ -198,6 +198,13 @@ def _refuse_traps(config: ParallelConfig, sizes: dict[str, int]) -> None:
             found="always",
             expected="auto or never",
         )
+    if config.schedule == "zero-bubble" and config.pp > 1 and config.accumulate == "sharded":
+        raise UserError(
+            "a zero-bubble pipeline has the gradients of its weights at the end only",
+            where="parallel.accumulate",
+            found="sharded",
+            expected="auto or whole",
+        )
     fsdp = sizes["dp_shard"] * sizes["cp"]
     if fsdp % config.ep:
         raise UserError(

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from langwright.optim import Muon, OptimizerSet
+from langwright.optim import OptimizerSet
 from langwright.parallel.cuts import Part
 from langwright.parallel.init import local_tensor
 from langwright.parallel.layout import Layout
@@ -44,7 +44,7 @@ class ShardedOptimizer(OptimizerSet):
         names: dict[Tensor, str] = {}
         whole: list[str] = []
         for optimizer in base.optimizers:
-            by_matrix = isinstance(optimizer, Muon) or getattr(optimizer, "whole_matrices", False)
+            by_matrix = getattr(optimizer, "whole_matrices", False)
             for group in optimizer.param_groups:
                 members = [base.names[parameter] for parameter in group["params"]]
                 group["params"] = []

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from langwright.dataset import Batch
 from langwright.model import ModelConfig
+from langwright.parallel.accumulation import choose_accumulation
 from langwright.parallel.alone import Objective, Result, Sums
 from langwright.parallel.context import Context
 from langwright.parallel.cuts import Part
@@ -230,10 +231,11 @@ def parallelise_stages(
     model = StageModels(config, [stage.model for stage in stages])
     model.to_empty(device="cpu" if layout.config.offload else layout.world.device)
     parameters = dict(model.named_parameters())
-    factor = 1
+    factor, accumulation = 1, None
     if layout.size("fsdp") > 1:
         factor = layout.size("fsdp") * layout.size("dp_replicate")
         parts = sharded_parts(parts)
+        accumulation = choose_accumulation(layout, sum(p.numel() for p in parameters.values()))
     tied = None
     if config.tied:
         pairs = [[ranks[0], ranks[-1]] for ranks in layout.groups_of("pp")]
@@ -245,7 +247,15 @@ def parallelise_stages(
     fill(parameters, parts, layout, source)
     model.train()
     return Pipeline(
-        model, layout, stages, tied, parts=parts, shared=shared, factor=factor, context=context
+        model,
+        layout,
+        stages,
+        tied,
+        parts=parts,
+        shared=shared,
+        factor=factor,
+        context=context,
+        accumulation=accumulation,
     )
 
 

@@ -109,12 +109,14 @@ class Update:
             self.messages.send(Message(True, stage.index - 1, number), x.grad)
 
     def _synchronise(self, root: Any, last: bool) -> None:
-        """Of a stage's backward passes only the last one adds up over the data's processes, and
-        drops gathered weights (unless they are to be dropped always)."""
+        """Of a stage's backward passes only the last one adds up over the data's processes (each
+        one over the shards where gradients stay sharded), and drops gathered weights (unless they
+        are to be dropped always)."""
         if not hasattr(root, "set_requires_gradient_sync"):
             return
         always = self.pipeline.layout.config.reshard == "always"
-        root.set_requires_gradient_sync(last)
+        root.set_requires_gradient_sync(last or self.pipeline.accumulates_sharded)
+        root.set_requires_all_reduce(last)
         root.set_is_last_backward(last)
         root.set_reshard_after_backward(last or always)
 

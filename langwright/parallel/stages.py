@@ -94,6 +94,13 @@ def stage_layers(config: ModelConfig, count: int) -> list[list[int]]:
             found=f"{config.layers} layers, {count} stages",
             fix="a smaller pp (with the interleaved schedule each process has several stages)",
         )
+    if config.unexported:
+        raise UserError(
+            "a pipeline hands on the stream alone, and this model looks back past it",
+            where="parallel.pp",
+            found=", ".join(f"model.{name} = true" for name in config.unexported),
+            fix="pp = 1, and dp_shard or tp in its place; or a preset langwright-fast-*",
+        )
     counts = parameter_count(config)
     head = config.vocab_size * config.width
     used = counts.attention + counts.feedforward - counts.resting

@@ -44,6 +44,8 @@ ATTENTION_CUTS = {
     "k.bias": 0,
     "v.weight": 0,
     "v.bias": 0,
+    "values.table.weight": 1,  # (V, K h)
+    "values.gate.weight": 0,
     "q_up.weight": 0,
     "kv_up.weight": 0,
     "out.weight": 1,
@@ -107,7 +109,8 @@ def apply_tensor_parallel(model: Transformer, layout: Layout, parts: dict[str, P
         shared += [
             name
             for name, _ in model.named_parameters()
-            if name.startswith(("blocks.", "norm.")) and not any(r in name for r in regions)
+            if name.startswith(("blocks.", "backout.", "norm."))
+            and not any(r in name for r in regions)
         ]
     _join_before_head(model, layout)
     if layout.config.loss_parallel:
@@ -253,7 +256,7 @@ def _share_tokens(model: Transformer, group: Any) -> None:
     """Share out the tokens of each row after the embedding."""
     embed, tp = model.embed, torch.distributed.get_world_size(group)
 
-    def embed_part(ids: Tensor, positions: Tensor) -> Tensor:
+    def embed_part(ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         if ids.shape[1] % tp:
             raise UserError(
                 "sequence parallel shares out the tokens of a row",
@@ -261,7 +264,7 @@ def _share_tokens(model: Transformer, group: Any) -> None:
                 found=f"{ids.shape[1]} tokens over {tp} processes",
                 fix="a sequence_length that tp divides, or sequence_parallel = false",
             )
-        return scatter(embed(ids, positions), TOKENS, group)
+        return scatter(embed(ids, positions, segments), TOKENS, group)
 
     model.embed = embed_part  # type: ignore[method-assign]
 

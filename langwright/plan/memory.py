@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from langwright.model import ModelConfig, training_memory
-from langwright.parallel import Layout, schedule
+from langwright.parallel import Layout, choose_accumulation, schedule
 from langwright.plan.job import Job
 from langwright.plan.shares import Stage, chunks
 
@@ -79,7 +79,7 @@ def _gathered(job: Job, layout: Layout, stage: Stage, micro_batches: int, kind: 
     Copies in the compute format stay until the backward pass has used them. Sharded weights come
     besides: those outside of the blocks, and two blocks at a time (the next one arrives while one
     computes) or all of them if they are not dropped again; and whole gradients, of one block (the
-    head's is counted with the loss), or of all while micro-batches are accumulated, since only the
+    head's is counted with the loss), or of all while micro-batches are accumulated, where only the
     last one's are shared out.
     """
     blocks, value = stage.gathered - stage.outside, job.value_bytes
@@ -91,7 +91,8 @@ def _gathered(job: Job, layout: Layout, stage: Stage, micro_batches: int, kind: 
     if each == MASTER and value != MASTER:
         copied += stage.largest_block if job.checkpointing == "full" else blocks
     in_use = min(blocks, 2 * stage.largest_block) if reshards(layout) else blocks
-    gradients = stage.gathered if micro_batches > 1 else stage.largest_block
+    whole = micro_batches > 1 and not choose_accumulation(layout, stage.gathered).sharded
+    gradients = stage.gathered if whole else stage.largest_block
     return value * copied + MASTER * (stage.outside + gradients) + each * in_use
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from langwright.parallel import Layout
+from langwright.parallel import Layout, choose_accumulation
 from langwright.plan.devices import Device
 from langwright.plan.job import Job
 from langwright.plan.memory import MASTER, gathered_bytes, reshards
@@ -74,7 +74,8 @@ Row = tuple[str, str, int, float, bool]
 
 def _data(job: Job, layout: Layout, stage: Stage, micro_batches: int, kind: str) -> list[Row]:
     """FSDP gathers weights for each micro-batch, the blocks' twice if they are dropped in between,
-    and shares out gradients once; copies of the model add gradients up once."""
+    and shares out gradients once, or for each micro-batch; copies of the model add gradients up
+    once."""
     rows: list[Row] = []
     sharers, copies = layout.size("fsdp"), layout.sizes["dp_replicate"]
     reduce = 2 if layout.config.reduce == "bf16" else MASTER
@@ -84,7 +85,9 @@ def _data(job: Job, layout: Layout, stage: Stage, micro_batches: int, kind: str)
         blocks = gathered_bytes(job, kind) * (stage.gathered - stage.outside + twice)
         gathered = micro_batches * (MASTER * stage.outside + blocks)
         rows.append(("gather weights", "fsdp", sharers, ring * gathered, True))
-        rows.append(("reduce gradients", "fsdp", sharers, ring * reduce * stage.gathered, True))
+        times = micro_batches if choose_accumulation(layout, stage.gathered).sharded else 1
+        shared = times * ring * reduce * stage.gathered
+        rows.append(("reduce gradients", "fsdp", sharers, shared, True))
     whole = 2 * (copies - 1) / copies * stage.gathered / sharers
     rows.append(("average gradients", "dp_replicate", copies, whole * reduce, True))
     return rows

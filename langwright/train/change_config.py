@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 from langwright.base import Config
 
 WHEN = ("at", "at_step", "plateau", "below")
-WHAT = ("lr", "lr_factor", "batch_tokens", "batch_factor", "mix")
+WHAT = ("lr", "lr_factor", "batch_tokens", "batch_factor", "mix", "run_tokens")
 
 
 class ChangeConfig(Config):
-    """A change of learning rate, batch size or mix of sources: one "when", at least one "what"."""
+    """A change of learning rate, batch size, mix of sources or length of the run: one "when", at
+    least one "what"."""
 
     at: float | None = Field(
         None, description="when this share of the run (of its schedule) is done", ge=0, lt=1
@@ -30,6 +31,12 @@ class ChangeConfig(Config):
     batch_factor: float | None = Field(None, description="factor on the tokens per update", gt=0)
     mix: dict[str, float] | None = Field(
         None, description="new weights of the data's sources; those not named get 0", min_length=1
+    )
+    run_tokens: int | None = Field(
+        None,
+        description="new length of the whole run in tokens; what is left of the schedule is gone "
+        "through by then",
+        ge=1,
     )
 
     @model_validator(mode="after")

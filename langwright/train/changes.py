@@ -1,4 +1,5 @@
-"""Changes of rate, batch and mix during a run: planned, by rule, or by hand.
+"""Changes of rate, batch, mix and length during a run: planned, by rule, by hand, or because
+the time given would not suffice (time_budget.py).
 
 By hand: write ``change.toml`` beside metrics.jsonl, for example::
 
@@ -9,7 +10,8 @@ By hand: write ``change.toml`` beside metrics.jsonl, for example::
 It is taken from there, and kept in changes.json with the step at which it came into effect. So a
 run that goes on after an interruption makes the same change at the same update. Planned changes
 and rules (the config's `changes`) need no file: they follow from the settings and the validation
-losses in metrics.jsonl.
+losses in metrics.jsonl. A run that was shortened to end in time is in changes.json too: when it
+goes on it is shortened at the same update, whatever the clock says then.
 """
 
 from __future__ import annotations
@@ -36,10 +38,11 @@ class Made:
 
     step: int
     change: ChangeConfig
+    reason: str | None = None  # where the change itself does not say it
 
     def record(self) -> dict[str, Any]:
         """What a line of metrics.jsonl says of it."""
-        return {"change": self.change.what, "reason": self.change.when}
+        return {"change": self.change.what, "reason": self.reason or self.change.when}
 
 
 class Changes:
@@ -89,7 +92,8 @@ class Changes:
         path = self.folder / KEPT
         kept = read_json(path) if self.form.first and path.exists() else []
         for entry in self.form.agree(kept):
-            self.made.append(Made(entry["step"], ChangeConfig.parse(entry["change"])))
+            change = ChangeConfig.parse(entry["change"])
+            self.made.append(Made(entry["step"], change, entry.get("reason")))
         for record in evaluations:
             if record.get("valid_loss") is not None and record["step"] <= start:
                 self.evaluated(record["step"], record["valid_loss"])
@@ -118,13 +122,44 @@ class Changes:
         at = change.at_step
         if change.at is not None:
             at = max(step, self.timeline.step_at(change.at))
-        self.made.append(Made(step if at is None else at, change.replace(at=None, at_step=None)))
+        made = Made(step if at is None else at, change.replace(at=None, at_step=None))
         if self.form.first:
-            by_hand = [m for m in self.made if m.change.when == "by hand"]
-            kept = [{"step": m.step, "change": m.change.what} for m in by_hand]
-            write_json(self.folder / KEPT, kept)
+            self._keep(made)
             path.unlink(missing_ok=True)
+        self.made.append(made)
         self._lay_out()
+
+    def shorten(self, step: int, wanted: tuple[int, str] | None) -> None:
+        """From update `step` on, another length of the run for want of time.
+
+        All processes call this. If it cannot be written down it is not done: the run could not do
+        the same again after a kill.
+
+        Args:
+            wanted: (tokens of the whole run, reason); what the first process says counts.
+        """
+        if wanted is not None and self.form.first:
+            try:
+                self._keep(_shorter(step, *wanted))
+            except OSError as error:
+                self.say(f"not shortened: {KEPT} cannot be written ({error.strerror})")
+                wanted = None
+        wanted = self.form.agree(wanted)
+        if wanted is not None:
+            self.made.append(_shorter(step, *wanted))
+            self._lay_out()
+
+    @property
+    def length_is_wished(self) -> bool:
+        """Whether a person has changed the length of the run: a time that was given before no
+        longer counts."""
+        return any(m.change.run_tokens is not None and not m.reason for m in self.effective)
+
+    @property
+    def last_shortened(self) -> int:
+        """Before which update the run was shortened last, as far as is known; 0: never. A run that
+        goes on from before it has that still to come."""
+        return max((made.step for made in self.made if made.reason), default=0)
 
     def evaluated(self, step: int, loss: float | None) -> None:
         """Tell the rules of a validation loss after `step` updates."""
@@ -136,6 +171,15 @@ class Changes:
     def before(self, step: int) -> list[dict[str, Any]]:
         """Records of the changes that come into effect with update `step`."""
         return [made.record() for made in self.effective if made.step == step]
+
+    def _keep(self, made: Made) -> None:
+        """Write down a change that does not follow from the settings, with those before it."""
+        kept = [m for m in [*self.made, made] if m.change.when == "by hand"]
+        entries = [
+            {"step": m.step, "change": m.change.what} | ({"reason": m.reason} if m.reason else {})
+            for m in kept
+        ]
+        write_json(self.folder / KEPT, entries)
 
     def _lay_out(self) -> None:
         """Build the timeline anew: of the planned changes those at a share of the run move when
@@ -178,7 +222,9 @@ class Changes:
                 found=change.what,
                 expected=f"at least the sequence length of {timeline.row_tokens}",
             )
-        timeline.change(made.step, rate=rate, batch_rows=rows, mix=change.mix)
+        tokens = change.run_tokens
+        length = None if tokens is None else -(-tokens // timeline.row_tokens)
+        timeline.change(made.step, rate=rate, batch_rows=rows, mix=change.mix, all_rows=length)
 
     def _try(self, made: Made) -> None:
         """Raise what applying the change would raise."""
@@ -225,6 +271,10 @@ class Rule:
         if fired:
             self.left, self._worse = self.left - 1, 0
         return fired
+
+
+def _shorter(step: int, tokens: int, reason: str) -> Made:
+    return Made(step, ChangeConfig.parse({"run_tokens": tokens}), reason)
 
 
 def _toml(path: Path) -> dict[str, Any]:

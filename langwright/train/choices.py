@@ -109,5 +109,17 @@ def even_part(rows: int, most: int) -> int:
     return divisor if 2 * divisor >= most else most
 
 
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number from 1 to `most` that fits (with it, all smaller ones do); else 1."""
+    found, too_many = 1, most + 1
+    while too_many - found > 1:
+        middle = (found + too_many) // 2
+        if fits(middle):
+            found = middle
+        else:
+            too_many = middle
+    return found
+
+
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()

@@ -16,7 +16,7 @@ from langwright.train.activation_checkpointing import (
     activation_bytes,
     checkpoint_activations,
 )
-from langwright.train.choices import DTYPES, Choices
+from langwright.train.choices import DTYPES, Choices, largest
 from langwright.train.compiling import blocks_of, compile_blocks, undo_compile
 from langwright.train.float8 import use_float8
 from langwright.train.lanes import can_have_lanes
@@ -357,13 +357,11 @@ def choose_steps_for_time(
     """
     step_seconds = probe.update_seconds(at_least=min(5.0, 0.02 * seconds))
     usable = (1.0 - BUDGET_MARGIN) * seconds
-    steps, too_many = 1, int(usable / step_seconds) + 1
-    while too_many - steps > 1:  # the largest number that fits, by halving
-        middle = (steps + too_many) // 2
-        if middle * step_seconds + extra(middle, step_seconds) <= usable:
-            steps = middle
-        else:
-            too_many = middle
+
+    def fits(steps: int) -> bool:
+        return steps * step_seconds + extra(steps, step_seconds) <= usable
+
+    steps = largest(fits, int(usable / step_seconds))
     reason = f"{step_seconds:.3g} s per step measured, {seconds:.0f} s left of the budget"
     choices.decide("total_steps", steps, reason)
     if steps < FEW_STEPS:

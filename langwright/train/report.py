@@ -40,6 +40,7 @@ class Report:
         rows: its data.
         tokenizer: if there is one; for the texts of batches that are written down.
         seconds: gives the seconds that the run has taken so far, all starts together.
+        trained: told of updates that have ended: their tokens, and the seconds they took.
         title: of the progress bar.
         quiet: print nothing.
     """
@@ -54,6 +55,7 @@ class Report:
         rows: Rows,
         tokenizer: Any,
         seconds: Callable[[], float],
+        trained: Callable[[int, float], None],
         title: str,
         quiet: bool,
     ) -> None:
@@ -70,6 +72,7 @@ class Report:
             self.history.add(record)
         self.watch.spikes.remember(before)
         self.rate = 0.0  # tokens per second of the updates told last
+        self._told_trained = trained
         self._trained = (0, 0.0)  # tokens and seconds of this start, evaluations left out
         self._seconds = seconds
         self._peak = peak_rate(setup.choices)
@@ -143,6 +146,7 @@ class Report:
         spent = max(1e-9, arrival.seconds)
         self.rate = tokens / spent
         self._trained = (self._trained[0] + tokens, self._trained[1] + spent)
+        self._told_trained(tokens, spent)
         records = []
         try:
             for place, (loss, norm, bad, *scale) in zip(arrival.labels, arrival.values):

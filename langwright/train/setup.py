@@ -184,7 +184,7 @@ def spread(
     # What the choice of a precision will come to: it decides how FSDP gathers weights.
     fast = "bf16" if world.device.startswith("cuda") else "fp32"
     precision = fast if config.precision == "auto" else config.precision
-    return parallelise(
+    form = parallelise(
         model_config,
         seed,
         place,
@@ -192,6 +192,9 @@ def spread(
         compute_dtype=DTYPES.get(precision, torch.bfloat16),
         before_sharding=_before_sharding(config),
     )
+    if form.accumulation is not None:
+        say(form.accumulation.describe())
+    return form
 
 
 def _before_sharding(config: TrainConfig) -> Callable[[nn.Module], None] | None:

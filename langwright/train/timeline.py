@@ -45,7 +45,6 @@ class Timeline:
     ) -> None:
         self.row_tokens = source.sequence_length
         self.places, self.by_tokens, self.parts = steps, by_tokens, parts
-        self.all_rows = steps * batch_rows  # of the whole run, if that is its length
         self.version = 0  # counts changes
         self._first = Stretch(0, 0, batch_rows, 0.0, 1.0, 1.0, source)
         self.reset()
@@ -53,6 +52,7 @@ class Timeline:
     def reset(self) -> None:
         """Forget all changes."""
         self.total_steps = self.places
+        self.all_rows = self.places * self._first.rows  # of the whole run, if that is its length
         self.version += 1
         self._stretches = [self._first]
 
@@ -106,8 +106,10 @@ class Timeline:
         rate: float = 1.0,
         batch_rows: int | None = None,
         mix: Mapping[str, float] | None = None,
+        all_rows: int | None = None,
     ) -> None:
-        """From update `step` on: rate times `rate`, another batch, another mix.
+        """From update `step` on: rate times `rate`, another batch, another mix, another length of
+        the whole run (at least one more update).
 
         Raises:
             UserError: the batch or the mix cannot be.
@@ -128,7 +130,9 @@ class Timeline:
             rate=last.rate * rate,
             source=source,
         )
-        if rows != last.rows and self.by_tokens:
+        if all_rows is not None:
+            self.all_rows = all_rows
+        if all_rows is not None or (rows != last.rows and self.by_tokens):
             left = max(1, math.ceil((self.all_rows - row) / rows))
             self.total_steps = step + left
             fresh = replace(fresh, pace=(self.places - fresh.place) / left)

@@ -22,15 +22,22 @@ from langwright.train.metrics import MetricsLog
 from langwright.train.objective import Objective, language_model_loss
 from langwright.train.report import Report
 from langwright.train.saver import Saver
-from langwright.train.setup import Setup, evaluation_interval, plain_again, prepare
+from langwright.train.setup import (
+    FORWARD_SHARE,
+    Setup,
+    evaluation_interval,
+    plain_again,
+    prepare,
+)
 from langwright.train.signals import StopSignals
+from langwright.train.time_budget import TimeBudget
 
 
 class Trainer:
     """Trains a model on rows, and can be killed and started again at any moment.
 
-    The weights after step s are a function of the config, the data, the model's first weights and
-    the choices in choices.json; not of interruptions.
+    The weights after step s are a function of the config, the data, the model's first weights, the
+    choices in choices.json and the changes in changes.json; not of interruptions.
 
     Args:
         model: fp32 parameters; has `compute_dtype`, and `loss` for the usual objective.
@@ -113,6 +120,7 @@ class Trainer:
         if self._stop_requested():
             self._say("stopped before the first step; the same command begins again")
             self.stop.leave()
+        self.budget = self._time_budget()
         self.report = Report(
             self.setup,
             self.config,
@@ -121,6 +129,7 @@ class Trainer:
             rows=self.rows,
             tokenizer=self.tokenizer,
             seconds=self._seconds,
+            trained=self.budget.trained,
             title=self.title,
             quiet=self.quiet,
         )
@@ -160,6 +169,10 @@ class Trainer:
                 continue
             self.report.add(whole)
             what = ", ".join(f"{name} {value}" for name, value in record["change"].items())
+            if "run_tokens" in record["change"]:
+                total = self.setup.total_steps
+                what += f", {total:,} steps in all"
+                self.report.bar.update(total=self.setup.tokens(total))
             self._say(f"from step {step + 1:,} on: {what} ({record['reason']})")
 
     def _housekeeping(self, step: int) -> None:
@@ -167,9 +180,13 @@ class Trainer:
         now = time.perf_counter()
         save_due, look_saves = self.saver.due(step)
         asked = self.setup.changes.asked(now)
-        stop, save, look_saves, asked = self._agreed(save_due, look_saves, asked)
+        shorter = self.budget.late(step, self._seconds()) if self.form.first else None
+        flags = save_due, look_saves, asked, shorter is not None
+        stop, save, look_saves, asked, late = self._agreed(*flags)
         if asked:
             self.setup.changes.look(step)
+        if late:
+            self.setup.changes.shorten(step, shorter)
         last = step >= self.setup.total_steps
         look = self._look_due(step)
         save = save or last or stop
@@ -178,10 +195,12 @@ class Trainer:
                 self.report.flush(wait=False)
             return
         self.report.flush()
+        begun = time.perf_counter()
         if save or look_saves:
             self._save(step)
         if look:
             self._look(step)
+        self.budget.paused(time.perf_counter() - begun, looked=look)
         if self._stop_requested() and not last:
             self._leave(step)
         self.report.restart_clock()
@@ -302,16 +321,30 @@ class Trainer:
 
     # -- beginning and end ------------------------------------------------------------------------
 
-    def _prepare(self) -> Setup:
+    @property
+    def _valid_rows(self) -> int:
+        """Rows looked at by one evaluation."""
         limit = self.config.evaluate_rows
-        sizes = [min(rows.epoch_rows or 10**9, limit or 10**9) for rows in self.valid.values()]
+        return sum(min(rows.epoch_rows or 10**9, limit or 10**9) for rows in self.valid.values())
+
+    def _time_budget(self) -> TimeBudget:
+        minutes = self.config.minutes
+        every = evaluation_interval(self.config, self.setup.changes.planned_steps)
+        return TimeBudget(
+            None if minutes is None else 60.0 * minutes,
+            self.setup,
+            look_rows=FORWARD_SHARE * self._valid_rows,
+            every=every if self.valid else None,
+        )
+
+    def _prepare(self) -> Setup:
         return prepare(
             self.model,
             self.rows,
             self.config,
             self.objective,
             self.folder / "choices.json",
-            valid_rows=sum(sizes),
+            valid_rows=self._valid_rows,
             started=self._started,
             say=self._say,
             world=self.world,

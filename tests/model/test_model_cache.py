@@ -27,6 +27,8 @@ RAGGED: dict[str, dict] = {
     "latent": {"latent": LATENT, "head_width": 5, "window": 2},
     "longrope": {**OPTIONS["window-longrope"], "window": 3},
     "ntk": OPTIONS["ntk"],
+    "fastest": OPTIONS["fastest"],
+    "fastest-window": OPTIONS["fastest-window"],
 }
 
 

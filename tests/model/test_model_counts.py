@@ -60,6 +60,11 @@ MIXED = {
     },
     "latent": {"latent": {"kv_rank": 10, "query_rank": 14, "rotary_width": 4, "value_width": 6}},
     "latent-without-query-rank": {"latent": {"kv_rank": 10, "rotary_width": 4}},
+    "fastest": {
+        "layers": 3,
+        "kv_heads": 2,
+        **dict.fromkeys(("residual_scalars", "value_embeddings", "smear", "backout"), True),
+    },
 }
 
 
@@ -253,6 +258,7 @@ def test_memory_estimate_is_sixteen_bytes_and_activations():
         {"norm_placement": "sandwich"},
         {"norm_placement": "output"},
         {"experts": {"count": 4, "chosen": 2, "hidden_width": 200, "shared_width": 100}},
+        {"residual_scalars": True, "value_embeddings": True, "smear": True, "backout": True},
         {"qk_norm": False, "kv_heads": 5, "latent": {"kv_rank": 64, "rotary_width": 16}},
     ],
 )

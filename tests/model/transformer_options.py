@@ -105,6 +105,34 @@ OPTIONS = {
     "output-norm": {"norm_placement": "output", "qk_norm": True, "qk_norm_over": "all"},
     "head-bias": {"head_bias": True, "embedding_norm": True, "norm": "layernorm"},
     "parallel": {"parallel": True, "rotary_share": 0.34},
+    # What no other software has.
+    "fastest": {
+        "residual_scalars": True,
+        "value_embeddings": True,
+        "smear": True,
+        "backout": True,
+        "kv_heads": 2,
+        "qk_norm": True,
+        "norm_affine": False,
+        "tied": False,
+        "layers": 3,
+    },
+    "fastest-window": {
+        "residual_scalars": True,
+        "value_embeddings": True,
+        "smear": True,
+        "backout": True,
+        "position": "learned",
+        "window": 4,
+        "reach": ("local", "global"),
+        "embedding_norm": True,
+        "parallel": True,
+    },
+    "smear-ntk": {
+        "smear": True,
+        "rotary_scaling": {"kind": "ntk", "factor": 2.0, "original_context": 6},
+    },
+    "values-post": {"value_embeddings": True, "residual_scalars": True, "norm_placement": "post"},
     # Latent attention; its rotary part is the shared key's.
     "latent": {"latent": LATENT, "head_width": 5},
     "latent-plain-query": {

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from parallel_ranks import run_ranks
-from parallel_small import Case, Outcome, check_equal, parallel, single
+from parallel_small import BF16_LOSS, LOSS, TIED_LOSS, Case, Outcome, check_equal, parallel, single
 
 ALWAYS = {
     "fsdp2 cp2",
@@ -211,9 +211,10 @@ def test_many_processes_equal_one(line: str) -> None:
     wanted = _reference(line.partition("|")[2].strip())
     found = run_ranks(count, parallel, case)[0]
     if case.dtype == torch.bfloat16:
-        check_equal(found, wanted, loss=5e-3, gradient=5e-2)
+        # Gradients are summed up in bf16 in another order: measured up to 4.8e-2 of a parameter's.
+        check_equal(found, wanted, loss=BF16_LOSS, gradient=5e-2)
     else:
-        check_equal(found, wanted, loss=5e-6 if case.model.get("tied", True) else 2e-6)
+        check_equal(found, wanted, loss=TIED_LOSS if case.model.get("tied", True) else LOSS)
 
 
 def test_matrix_is_large() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from langwright.base import UserError
+from langwright.formats.exportable import check_exportable
 from langwright.formats.gguf.architectures import ARCHITECTURES, Architecture, describe
 from langwright.formats.gguf.dequantise import Floats
 from langwright.formats.gguf.fields import ARCHITECTURE, Fields
@@ -63,6 +64,7 @@ def save_gguf(
     if kind not in WRITTEN:
         raise UserError("cannot store weights so", found=type, expected=", ".join(WRITTEN).lower())
     model, config = lm.model, lm.model.config
+    check_exportable(config, "GGUF")
     parameters = dict(model.named_parameters())
     architecture, found = choose_architecture(config, parameters)
     metadata: dict[str, Any] = {

@@ -1,0 +1,77 @@
+"""Models of the fastest kind: our own folder holds them bit for bit, other formats refuse them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from langwright.base import UserError, read_json
+from langwright.cli import main
+from langwright.formats import check_exportable, load_model, peek_model, save_gguf, save_model
+from langwright.generate import LanguageModel
+from langwright.model import Transformer, build_model, model_config
+
+EXTRAS = ("residual_scalars", "value_embeddings", "smear", "backout")
+SMALL = {"preset": "langwright-fastest-1m", "width": 32, "layers": 3, "heads": 2}
+
+
+@pytest.fixture
+def model() -> Transformer:
+    model = build_model(model_config(SMALL, vocab_size=40), seed=3).eval()
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def test_the_own_folder_gives_back_every_bit(model: Transformer, tmp_path: Path) -> None:
+    save_model(tmp_path, model)
+    table = read_json(tmp_path / "config.json")
+    assert table["model_type"] == "langwright" and all(table[name] is True for name in EXTRAS)
+    back = load_model(tmp_path)
+    assert back.config == model.config
+    own, again = dict(model.named_parameters()), dict(back.named_parameters())
+    assert own.keys() == again.keys()
+    assert all(torch.equal(own[name], again[name]) for name in own)
+    ids = torch.arange(20).reshape(2, 10)
+    assert torch.equal(back(ids), model(ids))
+    assert peek_model(tmp_path).config.unexported == EXTRAS
+
+
+def test_one_option_is_enough_to_be_ours_alone(tmp_path: Path) -> None:
+    for name in EXTRAS:
+        config = model_config({"preset": "qwen3-2m", name: True}, vocab_size=40)
+        with pytest.raises(UserError, match="cannot hold it") as told:
+            check_exportable(config, "GGUF")
+        assert f"{name} = true" in str(told.value) and "qwen3-30m" in str(told.value)
+        save_model(tmp_path / name, build_model(config))
+        assert read_json(tmp_path / name / "config.json")["model_type"] == "langwright"
+    check_exportable(model_config({"preset": "qwen3-30m"}), "GGUF")
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_export_refuses_with_the_reason_and_the_way_out(
+    to: str, model: Transformer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "model", model)
+    out = tmp_path / ("out.gguf" if to == "gguf" else "out")
+    assert main(["export", str(tmp_path / "model"), "--to", to, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "made for speed in training" in said and "value_embeddings = true" in said
+    assert "preset = 'qwen3-30m'" in said and not out.exists()
+    if to == "gguf":
+        with pytest.raises(UserError, match="GGUF cannot hold it"):
+            save_gguf(LanguageModel(model, None), out)
+
+
+def test_info_tells_it(
+    model: Transformer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path, model)
+    assert main(["info", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "residual scalars, value embeddings, smear, backout: only Langwright opens it" in said
+    assert "value tables" in said and "ValueEmbedding" in said
