@@ -87,6 +87,33 @@ def _run(commands: Any) -> None:
     run.add_argument("--name", metavar="NAME", help="name of the run's folder")
     run.add_argument("--plan", action="store_true", help="only show what would run, and why")
     _plan(commands)
+    _ablate(commands)
+
+
+def _ablate(commands: Any) -> None:
+    ablate = _command(
+        commands,
+        "ablate",
+        "compare variants of a recipe at equal compute, over seeds",
+        "ablate:ablate",
+        continues=True,
+    )
+    ablate.add_argument("recipe", metavar="RECIPE", help="a TOML file; its length in tokens")
+    ablate.add_argument("--over", metavar="FILE", help="the variants, a TOML file")
+    ablate.add_argument(
+        "--vary",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a variant with these settings; may be given several times",
+    )
+    ablate.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each; default 3")
+    ablate.add_argument("--corpus", nargs="+", metavar="PATH", help="text in place of the recipe's")
+    _add_set(ablate)
+    ablate.add_argument("--run", metavar="RUN", help="share the corpus and rows of this run folder")
+    ablate.add_argument("--out", metavar="DIR", help="default runs/NAME-ablation")
+    ablate.add_argument("--json", action="store_true", help="print all numbers as JSON")
 
 
 def _plan(commands: Any) -> None:

@@ -1,5 +1,8 @@
 """Recipes: all stages joined into one reproducible run directory, and its report."""
 
+from langwright.recipe.ablation import ablate
+from langwright.recipe.ablation_results import Ablation
+from langwright.recipe.ablation_text import ablation_text
 from langwright.recipe.compare import Comparison, Difference, compare_runs
 from langwright.recipe.compare_text import comparison_page, comparison_text
 from langwright.recipe.compare_text import to_json as comparison_json
@@ -36,6 +39,7 @@ from langwright.recipe.summary import summary_text
 from langwright.recipe.toml import write_toml
 
 __all__ = [
+    "Ablation",
     "Comparison",
     "DialConfig",
     "Difference",
@@ -44,6 +48,8 @@ __all__ = [
     "Recipe",
     "Run",
     "Stage",
+    "ablate",
+    "ablation_text",
     "apply_override",
     "check_recipe",
     "compare_runs",

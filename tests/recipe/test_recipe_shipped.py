@@ -43,6 +43,8 @@ LAYOUTS = [
     ("gpt2-124m", "h100", 8, (), 124.5),
     ("speedrun", "h100", 1, (), 135),
     ("speedrun", "h100", 8, ("dial.depth=24",), 780),
+    ("speedrun-fastest", "h100", 1, (), 286),
+    ("speedrun-fastest", "h100", 8, ("dial.depth=24",), 1384),
     ("pythia-160m", "a100-40gb", 32, (), 162.3),
     ("olmo-1b", "h100", 64, (), 1485),
     ("llama3-1b", "h100", 8, ("pretrain.parallel.tp=1", "pretrain.parallel.pp=1"), 1236),

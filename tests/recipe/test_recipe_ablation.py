@@ -1,0 +1,272 @@
+"""Ablations of the tiny recipe: runs of equal work, kept, gone on with, and told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipe_small import write_recipe
+
+from langwright.base import UserError
+from langwright.recipe import Ablation, ablate
+from langwright.recipe import stages as stages_module
+from langwright.recipe.ablation import open_experiment
+from langwright.recipe.ablation_variants import read_variants
+
+FILE = """\
+[baseline]
+set = ["pretrain.steps=3", "lr=0.01", "pretrain.sample_prompts=[]", "pretrain.valid_split=none"]
+
+[variants.deeper]
+about = "two layers"
+set = ["layers=2", "pretrain.steps=3"]
+
+[variants.broken]
+set = ["train_split=nowhere"]
+
+[variants.rate]
+set = ["qk_norm=false"]
+choose = ["lr=1e-9", "lr=0.01"]
+
+[variants.stream]
+set = ["packing=stream"]
+"""
+SEEDS = 2
+RUNS = 5 * SEEDS + 2  # with the two choices
+
+
+def quiet(text: str) -> None:
+    """Tell nobody."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny recipe and a file of variants."""
+    folder = tmp_path_factory.mktemp("ablation")
+    write_recipe(folder, chats=False)
+    (folder / "variants.toml").write_text(FILE)
+    return folder
+
+
+def run(place: Path, out: Path, **more: Any) -> Ablation:
+    options: dict[str, Any] = {"seeds": SEEDS, "tell": quiet, "out": out, **more}
+    return ablate(place / "tiny.toml", place / "variants.toml", **options)
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Ablation:
+    return run(place, place / "out")
+
+
+def test_every_variant_has_its_runs(finished: Ablation) -> None:
+    assert finished.seeds == [3, 4]
+    assert [row.name for row in finished.rows] == ["baseline", "deeper", "broken", "rate", "stream"]
+    for row in finished.rows:
+        assert [one.seed for one in row.runs] == [3, 4]
+        assert len(row.good) == (0 if row.name == "broken" else 2)
+    losses = [one.loss for row in finished.rows for one in row.good]
+    assert len(set(losses)) == len(losses) and all(3 < loss < 7 for loss in losses)
+    assert finished.baseline.mean("tokens") == 3 * 512
+
+
+def test_runs_have_equal_flops(finished: Ablation) -> None:
+    deeper = finished.variants[0]
+    assert deeper.mean("tokens") < finished.baseline.mean("tokens")
+    for row in finished.rows:
+        if row.good:
+            assert row.mean("flops") == pytest.approx(finished.budget, rel=0.25)  # whole batches
+    assert finished.baseline.mean("flops") == pytest.approx(finished.budget, rel=1e-12)
+
+
+def test_a_failure_is_told_and_the_others_go_on(finished: Ablation) -> None:
+    broken = finished.variants[1]
+    assert broken.loss is None and finished.difference(broken) is None
+    assert [one.error for one in broken.errors] == ["the dataset has no such split"] * 2
+    assert finished.variants[-1].good
+    assert "broken: seed 3 failed" in (finished.folder / "ablation.md").read_text()
+
+
+def test_the_best_choice_is_taken_on_a_seed_of_its_own(finished: Ablation) -> None:
+    rate = finished.variants[2]
+    assert rate.chosen == "lr=0.01" and set(rate.tried) == {"lr=1e-9", "lr=0.01"}
+    assert rate.settings == ["qk_norm=false", "lr=0.01"]
+    found = {path.name for path in (finished.folder / "trials" / "rate").iterdir()}
+    assert found == {"choice-1", "choice-2", "seed-3", "seed-4"}
+    settings = json.loads((finished.folder / "trials/rate/choice-1/manifest.json").read_text())
+    assert settings["config"]["pretrain"]["seed"] == 1003
+    assert settings["config"]["pretrain"]["lr"] == 1e-9
+
+
+def test_rows_of_its_own_are_measured_on_the_shared_ones(finished: Ablation) -> None:
+    stream = finished.variants[3]
+    assert stream.own_rows and not finished.variants[0].own_rows
+    (dataset,) = (finished.folder / "datasets").iterdir()
+    manifest = json.loads((finished.folder / "trials/stream/seed-3/manifest.json").read_text())
+    shared = json.loads((finished.folder / "trials/deeper/seed-3/manifest.json").read_text())
+    assert manifest["inputs"]["dataset"] != shared["inputs"]["dataset"]
+    assert manifest["inputs"]["measured on"] == shared["inputs"]["measured on"]
+    assert shared["inputs"]["measured on"] == shared["inputs"]["dataset"]
+    assert json.loads((dataset / "manifest.json").read_text())["config"]["packing"] == "stream"
+
+
+def test_what_is_left_is_small_and_whole(finished: Ablation) -> None:
+    kept = {path.name for path in (finished.folder / "trials/deeper/seed-3").iterdir()}
+    assert kept == {"manifest.json", "metrics.jsonl", "choices.json"}
+    numbers = json.loads((finished.folder / "ablation.json").read_text())
+    assert numbers["seeds"] == [3, 4] and len(numbers["variants"]) == 4
+    assert numbers["baseline"]["loss"]["count"] == 2
+    runs = numbers["variants"][0]["runs"]
+    assert {"seed", "loss", "tokens", "updates", "flops", "seconds", "error"} == set(runs[0])
+    assert "<svg" in (finished.folder / "ablation.html").read_text()
+
+
+def test_the_same_again_trains_only_what_failed(
+    place: Path, finished: Ablation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained = count_trainings(monkeypatch)
+    again = run(place, copy_of(finished, tmp_path))
+    assert trained == [3, 4]  # the two seeds of the broken one
+    assert [row.runs for row in again.rows] == [row.runs for row in finished.rows]
+
+
+def test_another_seed_keeps_the_others(
+    place: Path, finished: Ablation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = copy_of(finished, tmp_path)
+    trained = count_trainings(monkeypatch)
+    more = ablate(
+        place / "tiny.toml",
+        overrides=["pretrain.steps=3", "pretrain.lr=0.01", "pretrain.sample_prompts=[]"]
+        + ["pretrain.valid_split=none"],
+        vary=[["lr=0.02"]],
+        seeds=3,
+        out=out,
+        tell=quiet,
+    )
+    assert trained == [5, 3, 4, 5]
+    assert more.baseline.runs[:2] == finished.baseline.runs
+    assert more.variants[0].name == "lr-0.02"
+
+
+def test_an_interruption_loses_nothing(
+    place: Path, finished: Ablation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stopped in the fourth run; the next call begins with that one and comes to the same."""
+    with monkeypatch.context() as patch:
+        trained = count_trainings(patch, stop_at=4)
+        with pytest.raises(KeyboardInterrupt):
+            run(place, tmp_path / "out")
+        assert len(trained) == 4
+    trained = count_trainings(monkeypatch)
+    again = run(place, tmp_path / "out")
+    assert len(trained) == RUNS - 3
+    losses = [[one.loss for one in row.runs] for row in again.rows]
+    assert losses == [[one.loss for one in row.runs] for row in finished.rows]
+
+
+def test_a_runs_data_can_be_shared(
+    place: Path, finished: Ablation, finished_run: Path, tmp_path: Path
+) -> None:
+    one = {"vary": [["lr=0.02"]], "seeds": 1, "tell": quiet}
+    steps = ["pretrain.steps=1", "pretrain.sample_prompts=[]"]
+    result = ablate(
+        finished_run.parents[1] / "tiny.toml",
+        overrides=steps,
+        run=finished_run,
+        out=tmp_path / "out",
+        **one,
+    )
+    assert len(result.variants[0].good) == 1
+    assert not (tmp_path / "out" / "corpus").exists()
+    with pytest.raises(UserError, match="dataset of this run is not the recipe's"):
+        ablate(
+            finished_run.parents[1] / "tiny.toml",
+            overrides=[*steps, "sequence_length=64"],
+            run=finished_run,
+            out=tmp_path / "other",
+            **one,
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("corpus.valid_share=0.2", "share the [corpus]"),
+        ("vocab_size=300", "share the [tokenizer]"),
+        ("pretrain.steps=9", "follows from equal compute"),
+        ("pretrain.seed=9", "follows from equal compute"),
+        ("pretrain.batch_tokens=64", "less than one row"),
+        ("qk_nrom=true", "did you mean"),
+        ("model.heads=0", "heads"),
+    ],
+)
+def test_variants_that_do_not_compare_are_refused_before_training(
+    place: Path, tmp_path: Path, settings: str, words: str
+) -> None:
+    if settings.startswith("vocab_size"):
+        settings = "tokenizer." + settings
+    with pytest.raises(UserError) as caught:
+        ablate(place / "tiny.toml", vary=[["lr=0.1"], [settings]], out=tmp_path / "o", tell=quiet)
+    assert words in str(caught.value) and not (tmp_path / "o").exists()
+
+
+def test_files_of_variants_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "v.toml"
+    path.write_text('[variants."../up"]\nset = []\n')
+    with pytest.raises(UserError, match="folder name") as caught:
+        read_variants(path)
+    assert f"{path}:1" in str(caught.value)
+    path.write_text("[variants.baseline]\nset = []\n")
+    with pytest.raises(UserError, match="folder name"):
+        read_variants(path)
+    path.write_text("[variants.a]\nsett = []\n")
+    with pytest.raises(UserError, match="unknown key 'sett'"):
+        read_variants(path)
+    path.write_text("[variants.lr-0\n")
+    with pytest.raises(UserError, match="not valid TOML"):
+        read_variants(path)
+    with pytest.raises(UserError, match="nothing to compare"):
+        read_variants(None)
+    with pytest.raises(UserError, match="cannot read this setting"):
+        read_variants(None, [["lr"]])
+    path.write_text('[variants."lr-0.1"]\nset = []\n')
+    with pytest.raises(UserError, match="two variants of one name"):
+        read_variants(path, [["pretrain.lr=0.1"]])
+    found = read_variants(None, [["optimizer.name=adamw", "lr=1e-3"], ["changes=[{at=0.5}]"]])
+    assert list(found.variants) == ["name-adamw_lr-1e-3", "changes-at-0.5"]
+
+
+def test_the_shipped_variants_fit_their_recipe() -> None:
+    recipes = Path(__file__).resolve().parents[2] / "recipes"
+    for path in (recipes / "ablations").glob("*.toml"):
+        experiment = open_experiment(recipes / path.name, path, [], tell=quiet)
+        assert len(experiment.variants.variants) > 10
+        assert all(variant.about for variant in experiment.variants.variants.values())
+
+
+def test_seeds_are_needed(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no seeds"):
+        run(place, tmp_path / "o", seeds=0)
+
+
+def count_trainings(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[int]:
+    """The seeds of all trainings from here on; the one number `stop_at` is interrupted."""
+    seeds: list[int] = []
+    real = stages_module.pretrain
+
+    def pretrain(config: Any, *arguments: Any) -> dict[str, Any]:
+        seeds.append(config.seed)
+        if len(seeds) == stop_at:
+            raise KeyboardInterrupt
+        return real(config, *arguments)
+
+    monkeypatch.setattr(stages_module, "pretrain", pretrain)
+    return seeds
+
+
+def copy_of(finished: Ablation, to: Path) -> Path:
+    """The folder of a finished ablation, to be changed."""
+    return Path(shutil.copytree(finished.folder, to / "out"))
