@@ -46,6 +46,7 @@ def chat(arguments: argparse.Namespace) -> None:
     prepare_output()
     with line_editing([*COMMANDS, *LEAVE], history):
         print(f"A model of {human_count(count)} parameters. /help lists commands, /quit leaves.")
+        print(f"({talk.engine.threads.told()})")
         converse(talk, input)
 
 
@@ -78,7 +79,7 @@ def converse(talk: Talk, read: Callable[[str], str]) -> None:
 
 def engine_config(overrides: Sequence[str], *, draft: bool = False) -> EngineConfig:
     """The engine of one person: one text at a time, and what ``--set engine.KEY=VALUE`` says."""
-    settings: dict[str, Any] = {"max_running": 1}
+    settings: dict[str, Any] = {"max_running": 1, "threads": "auto"}
     if draft:
         settings["speculate"] = "draft"
     for text in overrides:

@@ -19,13 +19,16 @@ def serve(arguments: argparse.Namespace) -> None:
     config = ServeConfig.parse(settings, where="serve")
     if arguments.draft is not None:
         engine_settings.setdefault("speculate", "draft")
+    engine_settings.setdefault("threads", "auto")
     chosen = EngineConfig.parse(engine_settings, where="engine")
     lm = open_model(arguments, chosen.weights)
     draft = None
     if arguments.draft is not None:
         draft = load(arguments.draft, device=arguments.device, dtype=arguments.dtype)
     say(f"serving {config.name} ...")
-    run(Engine(lm, chosen, draft=draft), config, ready=lambda url: say(_ready(url, config)))
+    engine = Engine(lm, chosen, draft=draft)
+    say(engine.threads.told())
+    run(engine, config, ready=lambda url: say(_ready(url, config)))
 
 
 def _ready(url: str, config: ServeConfig) -> str:

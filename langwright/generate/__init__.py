@@ -35,12 +35,10 @@ from langwright.generate.loop import (
     generate_tokens,
     generate_uncached,
     next_probabilities,
-    stream,
-    stream_tokens,
 )
 from langwright.generate.modes import evaluating
 from langwright.generate.output import Completion, Output, Piece
-from langwright.generate.params import Constraint, SamplingParams
+from langwright.generate.params import Beams, Constraint, Guidance, SamplingParams
 from langwright.generate.quality import compare_quality, own_text, read_bytes
 from langwright.generate.requests import Event, Request, RequestOutput
 from langwright.generate.sampling import Sampling, sample
@@ -50,6 +48,7 @@ from langwright.generate.weights import load_packed, pack_model, stored_blocks
 
 __all__ = [
     "BeamParams",
+    "Beams",
     "Completion",
     "Constraint",
     "Decoder",
@@ -61,6 +60,7 @@ __all__ = [
     "EngineStats",
     "Event",
     "ForcedProposer",
+    "Guidance",
     "Hypothesis",
     "LanguageModel",
     "Matcher",
@@ -112,8 +112,6 @@ __all__ = [
     "score_tokens",
     "speculative_step",
     "stored_blocks",
-    "stream",
-    "stream_tokens",
     "token_logprobs",
     "top_k_mask",
     "top_p_mask",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from langwright.base import UserError
 from langwright.generate.language_model import LanguageModel
-from langwright.generate.params import SamplingParams
+from langwright.generate.params import Guidance, SamplingParams
 
 
 def start_id(lm: LanguageModel) -> int:
@@ -22,8 +23,44 @@ def start_id(lm: LanguageModel) -> int:
     return start
 
 
+def negative_ids(lm: LanguageModel, guidance: Guidance) -> list[int]:
+    """What an answer is guided away from."""
+    given = guidance.negative
+    ids = lm.encode_prompt(given) if isinstance(given, str) and given else given
+    return [int(one) for one in ids] or [start_id(lm)]
+
+
+class Fits(Protocol):
+    """As `Scheduler.fits`."""
+
+    def __call__(self, tokens: int, beside: Sequence[tuple[int, int]] = ()) -> bool: ...
+
+
+def request_limit(
+    lm: LanguageModel, prompt: Sequence[int], params: SamplingParams, fits: Fits
+) -> int:
+    """As `answer_limit`, for all texts that an answer needs: those of a beam search share the
+    prompt, a guided one has another beside it."""
+    if params.beam is not None:
+        beside, length = params.beam.beams - 1, len(prompt)
+        return answer_limit(
+            lm, prompt, params, lambda tokens: fits(tokens, [(length, tokens)] * beside)
+        )
+    if params.guidance is None:
+        return answer_limit(lm, prompt, params, fits)
+    negative = negative_ids(lm, params.guidance)
+    alone = answer_limit(lm, negative, params, fits, "guidance.negative")
+    more = len(negative) - len(prompt)
+    both = answer_limit(lm, prompt, params, lambda tokens: fits(tokens, [(0, tokens + more)]))
+    return min(both, alone)
+
+
 def answer_limit(
-    lm: LanguageModel, prompt: Sequence[int], params: SamplingParams, fits: Callable[[int], bool]
+    lm: LanguageModel,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    fits: Callable[[int], bool],
+    where: str = "prompt",
 ) -> int:
     """The most tokens that the answer can have: what was asked for, what the context and the
     cache's memory leave.
@@ -33,15 +70,16 @@ def answer_limit(
         prompt: at least one id.
         params: the request's settings.
         fits: whether a text of so many tokens fits the cache's memory.
+        where: what the prompt is called in an error.
 
     Raises:
         UserError: no answer is possible.
     """
-    _check(lm, prompt, params)
+    _check(lm, prompt, params, where)
     if not fits(len(prompt) + 1):
         raise UserError(
             "the prompt does not fit the memory for keys and values",
-            where="prompt",
+            where=where,
             found=f"{len(prompt)} tokens",
             fix="give the engine more cache_bytes",
         )
@@ -58,21 +96,21 @@ def answer_limit(
     return low
 
 
-def _check(lm: LanguageModel, prompt: Sequence[int], params: SamplingParams) -> None:
+def _check(lm: LanguageModel, prompt: Sequence[int], params: SamplingParams, where: str) -> None:
     """Raise where the model cannot take the prompt or the settings."""
     vocab, context = lm.config.vocab_size, lm.config.context_length
     wrong = next((token for token in prompt if not 0 <= token < vocab), None)
     if wrong is not None:
         raise UserError(
             "token id outside the model's vocabulary",
-            where="prompt",
+            where=where,
             found=wrong,
             expected=f"0 ... {vocab - 1}",
         )
     if len(prompt) >= max(2, context):
         raise UserError(
             "the prompt is longer than the model's context",
-            where="prompt",
+            where=where,
             found=f"{len(prompt)} tokens",
             expected=f"at most {context - 1}, so that one can follow",
             fix="shorten it",

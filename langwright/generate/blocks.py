@@ -139,3 +139,9 @@ class Digests:
             self._last = hashlib.blake2b(self._last + ids.tobytes(), digest_size=16).digest()
             self._made.append(self._last)
         return self._made[:count]
+
+    def fork(self) -> Digests:
+        """For a text that goes on otherwise."""
+        other = Digests(self._size)
+        other._last, other._made = self._last, self._made.copy()
+        return other

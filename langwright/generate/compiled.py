@@ -1,9 +1,9 @@
-"""The decoding step compiled: one block with static shapes, used for every layer.
+"""The decoding step compiled: a few blocks with static shapes, used for all layers.
 
 Small models on few cores spend their time between operations, not in them. So the step of one new
-token for each text is compiled, one block once for all layers: rows and pages are padded to powers
-of two, so that few shapes exist. What torch's compiler makes is kept on disk for the next start.
-Prompts, and models with something that this path does not have, run as they are.
+token for each text is compiled, a few blocks once for all layers: rows and pages are padded to
+powers of two, so that few shapes exist. What torch's compiler makes is kept on disk for the next
+start. Prompts, and models with something that this path does not have, run as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from langwright.model import Guide, LayerCache, Transformer, rotary_tables
 
 LEAST_PAGES = 8  # smaller tables are padded to this
 MOST_SHAPES = 64
+TOGETHER = 5  # layers in one call: between calls torch checks and unpacks for some 50 us
 
 
 class StaticLayer(LayerCache):
@@ -57,17 +58,18 @@ class StaticLayer(LayerCache):
         return found.view(batch, -1, heads, width).transpose(1, 2).to(x.dtype)
 
 
-def block_step(
-    block: nn.Module,
+def blocks_step(
+    blocks: Sequence[nn.Module],
     x: Tensor,
     rotary: tuple[Tensor, Tensor] | None,
     mask: Tensor,
-    kept: tuple[Tensor, Tensor],
-    places: Tensor,
-    pages: Tensor,
+    kept: Sequence[tuple[Tensor, Tensor]],
+    where: Sequence[tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """One block on one new token of each row: x (B, 1, D) -> (B, 1, D)."""
-    return block.forward(x, Guide(rotary, mask), StaticLayer(kept, places, pages))
+    """Some blocks on one new token of each row: x (B, 1, D) -> (B, 1, D)."""
+    for block, one, (places, pages) in zip(blocks, kept, where, strict=True):
+        x = block.forward(x, Guide(rotary, mask), StaticLayer(one, places, pages))
+    return x
 
 
 class CompiledHidden:
@@ -82,7 +84,7 @@ class CompiledHidden:
     def __init__(self, model: Transformer, store: PagedStore, compile: bool = True) -> None:
         self.model, self.store = model, store
         self.plain: Hidden = plain_hidden(model)
-        self.step = block_step
+        self.step = blocks_step
         self.shapes: set[tuple[int, int]] = set()
         if compile:
             keep_on_disk()
@@ -90,7 +92,7 @@ class CompiledHidden:
                 MOST_SHAPES, torch._dynamo.config.recompile_limit
             )
             self.step = torch.compile(
-                block_step, dynamic=False, options={"guard_filter_fn": _keep_guards}
+                blocks_step, dynamic=False, options={"guard_filter_fn": _keep_guards}
             )
 
     def __call__(self, ids: Tensor, cache: PagedCache, counts: Tensor) -> Tensor:
@@ -126,15 +128,22 @@ class CompiledHidden:
         size = cache.layout.block_tokens
         seen = torch.arange(count * size, device=ids.device) <= cache.lengths[:, None]  # (B, S)
         mask = grow(seen, rows, True)[:, None, None]  # (rows, 1, 1, S)
+        kept: list[tuple[Tensor, Tensor]] = []  # of each layer
+        places: list[tuple[Tensor, Tensor]] = []
         where: dict[int, tuple[Tensor, Tensor]] = {}
-        for block, layer in zip(model.blocks, cache.layers, strict=True):
+        for layer in cache.layers:
             assert isinstance(layer, PagedLayer)
             page = layer.page
             if page not in where:
-                places = grow(cache.write_places(GLOBAL, page, 1), rows, WASTE * size)
-                where[page] = places, self._table(cache, page, rows, count)
+                written = grow(cache.write_places(GLOBAL, page, 1), rows, WASTE * size)
+                where[page] = written, self._table(cache, page, rows, count)
             first, second = (half[layer.sublayer] for half in self.store.kept)
-            x = self.step(block, x, rotary, mask, (first, second), *where[page])
+            kept.append((first, second))
+            places.append(where[page])
+        blocks = tuple(model.blocks)
+        for start in range(0, len(blocks), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            x = self.step(blocks[some], x, rotary, mask, tuple(kept[some]), tuple(places[some]))
         return x if model.norm is None else model.norm(x)
 
     def _table(self, cache: PagedCache, page: int, rows: int, count: int) -> Tensor:
@@ -176,9 +185,9 @@ def fast_hidden(model: Transformer, store: PagedStore) -> Hidden:
 
 
 def _keep_guards(guards: Sequence[Any]) -> list[bool]:
-    """Shapes are checked at each call; the block is not: all are alike (`compilable`), nobody
+    """Shapes are checked at each call; blocks are not: all are alike (`compilable`), nobody
     changes them, and looking at each of their parts takes as long as a small layer itself."""
-    return [guard.name.removeprefix("L['").partition("'")[0] != "block" for guard in guards]
+    return [guard.name.removeprefix("L['").partition("'")[0] != "blocks" for guard in guards]
 
 
 def padded(count: int, least: int = 1) -> int:

@@ -22,8 +22,9 @@ from secrets import randbits
 import torch
 
 from langwright.base import UserError
-from langwright.generate.answer_limit import answer_limit, start_id
+from langwright.generate.answer_limit import negative_ids, request_limit, start_id
 from langwright.generate.blocks import Digests
+from langwright.generate.decoding.beam import BeamSearch
 from langwright.generate.decoding.decoder import Decoder
 from langwright.generate.decoding.draft_model import DraftModel
 from langwright.generate.decoding.draw import row_seeds
@@ -42,7 +43,8 @@ from langwright.generate.requests import EndReason, Event, Request, RequestOutpu
 from langwright.generate.scheduler import Limits, Scheduler
 from langwright.generate.stats import EngineStats
 from langwright.generate.stepper import Stepper
-from langwright.generate.threads import calibrate_threads
+from langwright.generate.teams import Guided, Searching
+from langwright.generate.threads import StepThreads
 from langwright.generate.weights import with_weights
 
 
@@ -66,25 +68,28 @@ class Engine:
         self.lm = with_weights(lm, self.config.weights, self.config.deterministic)
         self.model, tokenizer = self.lm.model, self.lm.tokenizer
         self._modules = list(self.model.modules())
-        self._set_threads()
+        on_cpu = self.model.device.type == "cpu"
+        self.threads = StepThreads(self._one_token, self.config.threads if on_cpu else None)
         store, pool = build_store(self.model, self.config)
         limits = Limits(
             self.config.max_running,
             self.config.step_tokens,
             self.config.prefix_reuse and not follows_length(self.model.config),
             self.config.deterministic,
+            forks=not follows_length(self.model.config),
         )
         self._layout = store.layout
         self._scheduler = Scheduler(pool, store.layout, limits)
         self._stats = EngineStats(cache_pages=pool.total, cache_bytes=store.bytes)
         # A padded output layer may have more symbols than the tokenizer: those are never drawn.
         vocab = self.model.config.vocab_size
+        self._vocab = min(vocab, tokenizer.vocab_size) if tokenizer else None
         self._stepper = Stepper(
             self.model,
             self.config,
             store,
             self._scheduler,
-            Decoder(min(vocab, tokenizer.vocab_size) if tokenizer else None),
+            Decoder(self._vocab),
             _proposer(self.config, vocab, draft),
             self._stats,
         )
@@ -125,11 +130,10 @@ class Engine:
         """
         params = params or SamplingParams()
         prompt = list(prompt_ids) or [start_id(self.lm)]
-        limit = answer_limit(self.lm, prompt, params, self._scheduler.fits)
+        limit = request_limit(self.lm, prompt, params, self._scheduler.fits)
         children = fan_out(params)
         if seeds is None:
-            asked = [randbits(62) if one.seed is None else one.seed for one in children]
-            seeds = row_seeds(asked, [prompt] * len(children))
+            seeds = answer_seeds([prompt], [params])[0]
         request = Request(next(self._numbers), params, len(prompt), priority, deadline, on_token)
         tokenizer = self.lm.tokenizer
         for index, (child, seed) in enumerate(zip(children, seeds, strict=True)):
@@ -142,9 +146,8 @@ class Engine:
                 tokenizer=tokenizer,
             )
             output = Output(index, state, limit=limit, tokenizer=tokenizer)
-            pages = TextPages(self._layout, list(prompt))
-            digests = Digests(self.config.block_tokens, salt)
-            request.texts.append(Text(request, index, output, pages, digests))
+            request.texts.append(self._text(request, index, output, prompt, salt))
+        self._put_together(request, salt)
         self._post(request, None)
         return request
 
@@ -165,18 +168,10 @@ class Engine:
         settings = [given] * len(prompts) if isinstance(given, SamplingParams) else list(given)
         if len(settings) != len(prompts):
             raise ValueError(f"{len(settings)} settings for {len(prompts)} prompts")
-        children = [fan_out(one) for one in settings]
-        fresh = randbits(62)
-        seeds = iter(
-            row_seeds(
-                [fresh if one.seed is None else one.seed for each in children for one in each],
-                [p for p, each in zip(prompts, children, strict=True) for _ in each],
-            )
-        )
+        seeds = answer_seeds(prompts, settings)
         requests: list[Request] = []
         try:
-            for prompt, each, many in zip(prompts, settings, children, strict=True):
-                own = list(itertools.islice(seeds, len(many)))
+            for prompt, each, own in zip(prompts, settings, seeds, strict=True):
                 requests.append(self.submit(prompt, each, seeds=own))
             while not all(request.finished for request in requests):
                 self.step()
@@ -240,6 +235,8 @@ class Engine:
                 "evicted_blocks": pool.evicted,
                 "preemptions": scheduler.preemptions,
                 "reused_tokens": scheduler.reused_tokens,
+                "threads": self.threads.count,
+                "calibrations": self.threads.calibrations,
             }
         )
 
@@ -254,14 +251,51 @@ class Engine:
             begun = time.perf_counter()
             events = self._take_in()
             with self._evaluating():
-                events += self._stepper.advance(self._scheduler.plan())
+                works = self._scheduler.plan()
+                lengths = [work.text.pages.length for work in works]
+                events += self._stepper.advance(works)
+            seconds = time.perf_counter() - begun
             self._stats.steps += 1
-            self._stats.step_seconds += time.perf_counter() - begun
+            self._stats.step_seconds += seconds
+            if all(work.new == 1 for work in works):
+                self.threads.look(lengths, seconds)
             self._tell(events)
             self._work.clear()
             if self.busy:  # also what came in between
                 self._work.set()
         return events
+
+    def _text(
+        self,
+        request: Request,
+        index: int,
+        output: Output,
+        prompt: Sequence[int],
+        salt: str,
+        rank: int = 0,
+    ) -> Text:
+        pages = TextPages(self._layout, list(prompt))
+        digests = Digests(self.config.block_tokens, salt)
+        return Text(request, index, output, pages, digests, len(prompt), rank)
+
+    def _put_together(self, request: Request, salt: str) -> None:
+        """The teams of a request that asks for guidance or a beam search."""
+        params, answers = request.params, request.texts
+        if params.guidance is not None:
+            negative = negative_ids(self.lm, params.guidance)
+            for answer in answers:
+                other = self._text(request, answer.index, answer.output, negative, salt, rank=1)
+                answer.team = other.team = Guided(answer, other, params.guidance)
+        if params.beam is not None:
+            output, prompt = answers[0].output, answers[0].ids
+            beams = [
+                self._text(request, 0, output, prompt, salt, rank)
+                for rank in range(params.beam.beams)
+            ]
+            search = BeamSearch(params.beam, output.decoding.stop_ids, output.limit)
+            team = Searching(beams, answers, search, self._vocab)
+            for text in (*beams, *answers):
+                text.team = team
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """As `evaluating`, without walking through the model in every step."""
@@ -269,16 +303,10 @@ class Engine:
             return evaluating(self.model)
         return torch.no_grad()
 
-    def _set_threads(self) -> None:
-        """Set torch's threads: as asked for, or to what is fastest for one token of one text."""
-        if self.config.threads is None:
-            return
-        if self.config.threads != "auto":
-            torch.set_num_threads(self.config.threads)
-        elif self.model.device.type == "cpu":
-            token = torch.zeros(1, 1, dtype=torch.int64)
-            with evaluating(self.model):
-                calibrate_threads(lambda: self.model(token))
+    def _one_token(self) -> None:
+        """What threads are measured on: one token of one text."""
+        with evaluating(self.model):
+            self.model(torch.zeros(1, 1, dtype=torch.int64))
 
     def _take_in(self) -> list[Event]:
         """New requests, cancelled ones, and those whose time is over."""
@@ -287,7 +315,7 @@ class Engine:
             request, error = self._inbox.popleft()
             if error is None:
                 self._live[request.id] = request
-                for text in request.texts:
+                for text in request.members:
                     self._scheduler.add(text)
             else:
                 reason: EndReason = "error" if request.error else "cancelled"
@@ -327,6 +355,20 @@ class Engine:
     def _post(self, request: Request, error: str | None) -> None:
         self._inbox.append((request, error))
         self._work.set()
+
+
+def answer_seeds(
+    prompts: Sequence[Sequence[int]], settings: Sequence[SamplingParams]
+) -> list[list[int]]:
+    """The seeds of each prompt's answers, as `generate_tokens` and `generate_several` have them.
+    Where none was asked for, all come of one random number."""
+    children, fresh = [fan_out(one) for one in settings], randbits(62)
+    seeds = row_seeds(
+        [fresh if one.seed is None else one.seed for each in children for one in each],
+        [prompt for prompt, each in zip(prompts, children, strict=True) for _ in each],
+    )
+    found = iter(seeds)
+    return [list(itertools.islice(found, len(each))) for each in children]
 
 
 def _proposer(

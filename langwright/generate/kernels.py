@@ -107,8 +107,9 @@ class Reference(Product):
 
 def product(weight: Grouped) -> Product:
     """The fastest kernel for few rows that the device has for these codes."""
-    if weight.codes.device.type != "cpu" or weight.codes.shape[0] % 16:
-        return Reference(weight)
+    rows, columns = weight.codes.shape
+    if weight.codes.device.type != "cpu" or rows % 16 or columns % 16:
+        return Reference(weight)  # PyTorch's kernels read beyond such matrices
     if weight.bits == 8 and weight.scale.shape[1] == 1:
         return Int8(weight)
     if weight.group not in PACKED_GROUPS:

@@ -13,7 +13,7 @@ import torch
 from langwright.base import UserError, machine
 from langwright.formats import load_parts, model_in
 from langwright.generate.chat import Message, conversation_prompt
-from langwright.generate.loop import cropped_tokens, generate_tokens, stream_tokens
+from langwright.generate.loop import cropped_tokens
 from langwright.generate.output import Completion
 from langwright.generate.sampling import Sampling
 from langwright.model import ModelConfig, Transformer
@@ -81,11 +81,11 @@ class LanguageModel:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, logprobs: bool = False
     ) -> list[Completion]:
         """Continue prompts that are already token ids."""
-        tokenizer = self.tokenizer
-        stop_ids = tokenizer.stop_ids if tokenizer else []
-        completions = generate_tokens(
-            self.model, prompts, sampling, stop_ids, tokenizer=tokenizer, logprobs=logprobs
-        )
+        from langwright.generate import calls  # the engine knows this module
+
+        if logprobs and sampling.logprobs is None:
+            sampling = sampling.replace(logprobs=0)
+        completions = calls.complete(self, prompts, sampling)
         for index, done in enumerate(completions):
             of = f" {index + 1}" if len(prompts) > 1 else ""
             self._tell_cropped(f"prompt{of}", len(prompts[index]), done.cropped)
@@ -138,15 +138,14 @@ class LanguageModel:
         return ids
 
     def _stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[str]:
+        from langwright.generate import calls
+
         cropped = cropped_tokens(len(ids), sampling.max_tokens, self.config.context_length)
         self._tell_cropped("prompt", len(ids), cropped)
-        tokenizer = self.text_tokenizer
-        stop_ids = tokenizer.stop_ids
-        pieces = stream_tokens(self.model, ids, sampling, stop_ids, tokenizer=tokenizer)
-        for count, piece in enumerate(pieces, start=1):
-            if piece.text:
-                yield piece.text
-            if piece.finish_reason == "length":
+        for count, event in enumerate(calls.events(self, ids, sampling), start=1):
+            if event.text:
+                yield event.text
+            if event.finish_reason == "length":
                 self._tell_short("answer", count, sampling)
 
     def _tell_cropped(self, what: str, length: int, cropped: int) -> None:

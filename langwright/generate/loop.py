@@ -75,37 +75,6 @@ def generate_tokens(
     return [row.completion for row in rows]
 
 
-def stream_tokens(
-    model: Transformer,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    stop_ids: Collection[int] = (),
-    *,
-    tokenizer: Tokenizer | None = None,
-    start_id: int | None = None,
-    seed: int | None = None,
-    logprobs: bool = False,
-) -> Iterator[Piece]:
-    """The pieces of one answer as they come; the same tokens as `generate_tokens`."""
-    seeds = None if seed is None else [seed]
-    rows = _outputs(model, [prompt], sampling, stop_ids, tokenizer, start_id, seeds, logprobs)
-    for pieces in run_rows(model, rows, tokenizer):
-        yield from pieces
-
-
-def stream(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    prompt_ids: Sequence[int],
-    sampling: Sampling,
-) -> Iterator[str]:
-    """The text of one answer as it comes: whole characters, never a part of a stop string."""
-    stop_ids = tokenizer.stop_ids
-    for piece in stream_tokens(model, prompt_ids, sampling, stop_ids, tokenizer=tokenizer):
-        if piece.text:
-            yield piece.text
-
-
 def run_rows(
     model: Transformer,
     outputs: Sequence[Output],
@@ -243,6 +212,11 @@ def _outputs(
                 "one answer per prompt here, but several are asked for",
                 found=f"n = {each.n}, best_of = {each.best_of}",
                 fix="call generate_several",
+            )
+        if each.guidance is not None or each.beam is not None:
+            raise UserError(
+                "guidance and beam search are the engine's",
+                fix="use an Engine, or call generate_guided or beam_search",
             )
         ids = list(prompt) or [_start(tokenizer, start_id)]
         cropped = cropped_tokens(len(ids), each.max_tokens, context)

@@ -44,6 +44,7 @@ class Completion:
     top_logprobs: list[list[tuple[int, float]]] | None = None
     prompt_tokens: int = 0
     cropped: int = 0  # tokens of the prompt's beginning that did not fit the context
+    score: float | None = None  # what a beam search compares answers by
 
 
 class Output:

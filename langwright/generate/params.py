@@ -43,6 +43,49 @@ class Constraint(Config):
         return self
 
 
+class Guidance(Config):
+    """Classifier-free guidance: away from what the model would say to another prompt."""
+
+    scale: float = Field(
+        description="1 = the model as it is, above 1 = further away from the other prompt"
+    )
+    negative: list[int] | str = Field(
+        default="",
+        description="the other prompt, as ids or text; nothing = the beginning of a text",
+    )
+
+
+class Beams(Config):
+    """Beam search, and with groups diverse beam search (`decoding.beam`)."""
+
+    beams: int = Field(default=4, ge=1, le=256, description="texts kept at each step")
+    groups: int = Field(
+        default=1, ge=1, description="parts of the beam that are made to differ; divides beams"
+    )
+    diversity: float = Field(
+        default=0.5,
+        ge=0.0,
+        description="taken from a token's score for each earlier group's beam that chose it",
+    )
+    length_penalty: float = Field(
+        default=1.0,
+        description="texts are compared by log-probability / length ** this; 0 = the sum",
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.beams % self.groups:
+            raise ValueError("groups must divide beams")
+        return self
+
+
+# What acts on a draw, or on a text that grows at its end only: a search has neither.
+NOT_FOR_BEAMS = (
+    *("min_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"),
+    *("bad_words", "bad_ids", "best_of", "stop", "logprobs", "constraint", "guidance"),
+)
+
+
 class SamplingParams(Config):
     """How a text is drawn: the settings of one request.
 
@@ -131,6 +174,23 @@ class SamplingParams(Config):
     constraint: Constraint | None = Field(
         default=None, description="a form that the answer must have"
     )
+    guidance: Guidance | None = Field(
+        default=None, description="away from what another prompt leads to; engine only"
+    )
+    beam: Beams | None = Field(
+        default=None,
+        description="search for the likeliest answers in place of drawing them; engine only",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_contrastive(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.keys() & {"contrastive", "penalty_alpha"}:
+            raise ValueError(
+                "contrastive search needs the vectors of all tokens so far, which no cache keeps: "
+                "call contrastive_search(model, prompt, k=..., alpha=...)"
+            )
+        return values
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -142,4 +202,12 @@ class SamplingParams(Config):
             raise ValueError("bad_words and bad_ids hold an empty text")
         if any(abs(bias) > 1000 for bias in self.logit_bias.values()):
             raise ValueError("a logit_bias must lie between -1000 and 1000")
+        if self.beam is not None:
+            fields = type(self).model_fields
+            for name in NOT_FOR_BEAMS:
+                default = fields[name].get_default(call_default_factory=True)
+                if getattr(self, name) != default:
+                    raise ValueError(f"a beam search draws nothing: {name} does not go with it")
+            if self.n > self.beam.beams:
+                raise ValueError("n must be at most beam.beams")
         return self

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from langwright.base import UserError
 from langwright.generate.language_model import LanguageModel
-from langwright.generate.loop import generate_tokens
 from langwright.generate.modes import evaluating
 from langwright.generate.sampling import Sampling
 from langwright.model import KVCache, Transformer
@@ -95,7 +94,8 @@ def own_text(lm: LanguageModel, tokens: int, seed: int = 0) -> list[int]:
     rows = max(1, tokens // 256)
     start = lm.text_tokenizer.bos_id or lm.text_tokenizer.eos_id or 0
     sampling = Sampling(max_tokens=-(-tokens // rows), temperature=1.0, seed=seed)
-    done = generate_tokens(lm.model, [[start]] * rows, sampling)
+    silent = LanguageModel(lm.model, None, notice=lambda _: None)  # no end token, no notice
+    done = silent.complete_ids([[start]] * rows, sampling)
     return [token for one in done for token in (start, *one.ids)][:tokens]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 from langwright.generate.blocks import Digests
 from langwright.generate.decoding.several import choose_best
@@ -47,6 +49,26 @@ class RequestOutput:
     error: str | None = None
 
 
+class Team:
+    """Texts whose logits are needed together.
+
+    Args:
+        texts: the members.
+        answers: what they are written for.
+    """
+
+    def __init__(self, texts: Sequence[Text], answers: Sequence[Text]) -> None:
+        self.texts, self.answers = list(texts), answers
+        self.leader = self.texts[0]
+        # (V,) of the members that have been read to their ends.
+        self.logits: dict[Text, Tensor] = {}
+
+    def note(self, text: Text, logits: Tensor) -> bool:
+        """A member's logits (V,); whether those of all are there now."""
+        self.logits[text] = logits
+        return len(self.logits) == len(self.texts)
+
+
 @dataclass(eq=False)
 class Text:
     """One answer while it grows: a row of the batch when it runs."""
@@ -56,6 +78,9 @@ class Text:
     output: Output
     pages: TextPages  # `pages.ids` is the prompt and the answer so far
     digests: Digests
+    prompt_length: int  # tokens of the prompt
+    rank: int = 0  # among the texts of one answer
+    team: Team | None = None  # who it goes through the model with
     named: int = 0  # blocks that others can find
     cached: int = 0  # tokens of the prompt found in the cache at the first start
     started: bool = False
@@ -73,14 +98,29 @@ class Text:
         return len(self.pages.ids) - self.pages.length
 
     @property
-    def prompt_length(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.output.prompt)
+    def order(self) -> tuple[int, int, int, int]:
+        """Who comes first: by priority, then by arrival."""
+        return (-self.request.priority, self.request.id, self.index, self.rank)
 
     @property
-    def order(self) -> tuple[int, int, int]:
-        """Who comes first: by priority, then by arrival."""
-        return (-self.request.priority, self.request.id, self.index)
+    def answers(self) -> Sequence[Text]:
+        """The answers that it is written for: itself, where it has no team."""
+        return [self] if self.team is None else self.team.answers
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody needs the text any more."""
+        return all(answer.reason is not None for answer in self.answers)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it takes one of the places of `max_running`: of a team one member does."""
+        return self.team is None or self.team.leader is self
+
+    @property
+    def held(self) -> bool:
+        """Whether its logits are known and wait for those of its team."""
+        return self.team is not None and self in self.team.logits
 
     def take(self, piece: Piece) -> Event:
         """Note what was drawn; tell it as an event."""
@@ -109,10 +149,19 @@ class Request:
     on_token: Callable[[Event], None] | None = None
     texts: list[Text] = field(default_factory=list)
     error: str | None = None
+    failure: Exception | None = None  # what `error` tells of, where the model or a draw raised
     arrived: float = field(default_factory=time.monotonic)
     first_token: float | None = None  # when it was drawn
     ended: float | None = None
     _done: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def members(self) -> list[Text]:
+        """The texts that go through the model from the start on."""
+        found: dict[Text, None] = {}
+        for text in self.texts:
+            found.update(dict.fromkeys([text] if text.team is None else text.team.texts))
+        return list(found)
 
     @property
     def finished(self) -> bool:

@@ -10,6 +10,7 @@ The first in order can always go on, so everything comes to an end.
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from langwright.generate.blocks import Block, BlockPool
@@ -26,6 +27,7 @@ class Limits:
     step_tokens: int
     reuse: bool  # texts that begin alike share blocks
     fixed: bool  # shapes depend on nothing but the text itself
+    forks: bool  # a text can go on from the blocks of another
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Scheduler:
         self.pool, self.layout, self.limits = pool, layout, limits
         self.waiting: list[Text] = []  # in order
         self.running: list[Text] = []
+        self.copies: list[tuple[Block, Block]] = []  # from, to: before the next forward pass
         self.preemptions = 0
         self.reused_tokens = 0
 
@@ -67,12 +70,29 @@ class Scheduler:
             self.pool.unname(block)
         return [block for block in blocks if block.users == 1]
 
-    def fits(self, tokens: int) -> bool:
-        """Whether a text of so many tokens fits the memory when it is alone."""
-        return self._pages(0, tokens, min(tokens, self.limits.step_tokens)) <= self.pool.total
+    def fits(self, tokens: int, beside: Sequence[tuple[int, int]] = ()) -> bool:
+        """Whether a text of so many tokens fits the memory with nobody but its team.
+
+        beside: of each other member the tokens that it shares with the text, and its tokens.
+        """
+        spare = len(beside) * sum(self.layout.block_pages.values())
+        texts = [(0, tokens), *beside]
+        pages = sum(self._pages(a, b, min(b, self.limits.step_tokens)) for a, b in texts)
+        return pages + spare <= self.pool.total
 
     def plan(self) -> list[Work]:
-        """The next step's work. Every text in it has blocks for its new tokens."""
+        """The next step's work. Every text in it has blocks for its new tokens.
+
+        Texts whose logits wait for their team hold memory and do nothing. Where nobody else can go
+        on for that, the last of them gives way; its logits stay.
+        """
+        works = self._works()
+        while not works and (idle := [text for text in self.running if text.held]):
+            self._preempt(max(idle, key=lambda one: one.order))
+            works = self._works()
+        return [Work(text, new, _of_prompt(text, new)) for text, new in works.items()]
+
+    def _works(self) -> dict[Text, int]:
         works: dict[Text, int] = {}
         budget, preempted = self.limits.step_tokens, self.preemptions
         # Those being written first, as they take one token; then prompts, the first come first.
@@ -83,7 +103,7 @@ class Scheduler:
                 budget -= new
         if self.preemptions == preempted:
             self._admit(works, budget)
-        return [Work(text, new, _of_prompt(text, new)) for text, new in works.items()]
+        return works
 
     def settle(self, text: Text) -> None:
         """After a step: let others find the text's full blocks, free those out of sight."""
@@ -111,6 +131,35 @@ class Scheduler:
         while new > 1 and not self._take(text, new):
             new -= 1
         return min(new, text.pages.room - text.pages.length)
+
+    def fork(self, texts: Sequence[Text], sources: Sequence[Text]) -> None:
+        """Each text goes on from what its source holds (which may be itself): it shares the blocks
+        until it writes. Where the source holds nothing, or nothing can be shared, it is read."""
+        held = [
+            (pages.length, pages.turned, source.named, source.digests.fork(), pages.ids.copy())
+            for source, pages in ((one, one.pages) for one in sources)
+        ]
+        tables = [
+            {kind: table.copy() for kind, table in source.pages.tables.items()}
+            if self.limits.forks or source is text
+            else None
+            for text, source in zip(texts, sources, strict=True)
+        ]
+        blocks = [x for one in tables if one for table in one.values() for x in table if x]
+        for block in blocks:
+            self.pool.use(block)
+        for text, table, (length, turned, named, digests, ids) in zip(
+            texts, tables, held, strict=True
+        ):
+            self.drop(text)
+            text.pages.ids, text.digests, text.started = ids, digests, True
+            if not table or not length:
+                self._clear(text)
+                self.add(text)
+                continue
+            text.pages.tables, text.pages.length, text.pages.turned = table, length, turned
+            text.named = named
+            self.running.append(text)
 
     def _piece(self, text: Text, budget: int) -> int:
         """How many tokens of the text go through the model next; 0: none in this step."""
@@ -142,9 +191,12 @@ class Scheduler:
     def _admit(self, works: dict[Text, int], budget: int) -> None:
         """Start waiting texts, in order, as long as there are places, budget and memory."""
         coming = self._coming()
+        places = self.limits.max_running - sum(text.leads for text in self.running)
         for text in list(self.waiting):
-            if len(self.running) >= self.limits.max_running or budget < 1:
+            if budget < 1 or (places < 1 and text.leads):
                 return
+            if text.held:  # not before it is needed again
+                continue
             found = self._lookup(text)
             if found < self._usable(text) and self._digests(text)[found] in coming:
                 continue  # another text is just reading what this one begins with: wait for it
@@ -154,6 +206,7 @@ class Scheduler:
             if new:
                 works[text] = new
                 budget -= new
+            places -= text.leads
             coming |= self._unnamed(text)
 
     def _start(self, text: Text, found: int, budget: int) -> int | None:
@@ -192,9 +245,13 @@ class Scheduler:
             for kind in pages.tables
         }
         missing = {kind: max(0, end - len(pages.tables[kind])) for kind, end in ends.items()}
+        shared = self._shared(text)
         wanted = sum(count * self.layout.block_pages[kind] for kind, count in missing.items())
+        wanted += sum(self.layout.block_pages[kind] for kind in shared)
         if wanted > self.pool.available:
             return False
+        for kind in shared:
+            self._own(pages.tables[kind], pages.length // size)
         for kind, count in missing.items():
             table = pages.tables[kind]
             first = self.layout.first_seen(kind, pages.length) // size
@@ -208,6 +265,26 @@ class Scheduler:
                 assert block is not None
                 table.append(block)
         return True
+
+    def _shared(self, text: Text) -> list[str]:
+        """The kinds of layers in which the text's next token goes into a block of others too: a
+        fork begins amid a block."""
+        index, inside = divmod(text.pages.length, self.layout.block_tokens)
+        if not inside or text.team is None:
+            return []
+        tables = text.pages.tables
+        return [kind for kind in tables if (block := tables[kind][index]) and block.users > 1]
+
+    def _own(self, table: list[Block | None], index: int) -> None:
+        """Put a copy in the place of a shared block. It is made before the next forward pass, and
+        in the order of `copies`: until then nobody writes, whoever may get the block meanwhile."""
+        block = table[index]
+        assert block is not None
+        own = self.pool.take(block.kind, len(block.pages))
+        assert own is not None
+        self.copies.append((block, own))
+        self.pool.release(block)
+        table[index] = own
 
     def _pages(self, length: int, tokens: int, new: int) -> int:
         """Pages that a text of `tokens` needs beyond the first `length`, reading `new` at a time;

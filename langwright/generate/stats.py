@@ -24,4 +24,6 @@ class EngineStats:
     proposed_tokens: int = 0  # guesses
     accepted_tokens: int = 0
     finished: dict[str, int] = field(default_factory=dict)  # answers, by reason
+    threads: int = 0  # of a step on a CPU
+    calibrations: int = 0  # how often their number was measured
     failures: int = 0  # steps or callbacks that raised

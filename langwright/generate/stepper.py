@@ -14,9 +14,10 @@ from langwright.generate.engine_config import EngineConfig
 from langwright.generate.forward import Costs, costs_of, groups, plain_hidden, run_group
 from langwright.generate.output import Piece
 from langwright.generate.paged_cache import PagedCache, PagedStore, follows_length
-from langwright.generate.requests import EndReason, Event, Text
+from langwright.generate.requests import EndReason, Event, Team, Text
 from langwright.generate.scheduler import Scheduler, Work
 from langwright.generate.stats import EngineStats
+from langwright.generate.teams import Guided, Searching
 from langwright.model import Transformer
 
 
@@ -56,11 +57,18 @@ class Stepper:
     def advance(self, works: list[Work]) -> list[Event]:
         """One step; what it gave."""
         fixed = self._config.deterministic
+        for source, to in self._scheduler.copies:
+            self._store.copy(source, to)
+        self._scheduler.copies.clear()
         guessing = [work for work in works if self._may_guess(work.text)]
         plain = [work for work in works if not self._may_guess(work.text)]
         events: list[Event] = []
         ready: list[tuple[Text, Tensor]] = []
+        complete: list[Team] = []
         for group in [[one] for one in plain] if fixed else groups(plain, self._costs):
+            group = [work for work in group if not work.text.over]  # its team may have failed
+            if not group:
+                continue
             try:
                 logits = run_group(self._model, self.hidden, self._store, group)  # (B, V)
             except Exception as error:  # whatever it is, it must not reach the other texts
@@ -68,10 +76,19 @@ class Stepper:
                 continue
             for row, work in enumerate(group):
                 self._stats.prompt_tokens += work.of_prompt
-                if work.text.unread == 0:
-                    ready.append((work.text, logits[row]))
-                else:
+                team = work.text.team
+                if work.text.unread or team is not None:
                     self._scheduler.settle(work.text)
+                if work.text.unread == 0:
+                    if team is None:
+                        ready.append((work.text, logits[row]))
+                    elif team.note(work.text, logits[row]):
+                        complete.append(team)
+        for team in complete:
+            if isinstance(team, Searching):
+                events += self._search(team)
+            elif isinstance(team, Guided) and not team.leader.over:
+                ready.append((team.leader, team.mixed()))
         for part in [[one] for one in ready] if fixed else [ready]:
             events += self._draw(part)
         if guessing:
@@ -90,10 +107,46 @@ class Stepper:
         message = str(error) or type(error).__name__
         events = []
         for text in texts:
-            if wipe:
-                self._store.wipe(self._scheduler.spoil(text))
+            for member in [text] if text.team is None else text.team.texts:
+                if wipe:
+                    self._store.wipe(self._scheduler.spoil(member))
             text.request.error = text.request.error or message
-            events.append(self.end(text, "error", message))
+            text.request.failure = text.request.failure or error
+            open_answers = [one for one in text.answers if one.reason is None]
+            events += [self.end(answer, "error", message) for answer in open_answers]
+        return events
+
+    def _search(self, team: Searching) -> list[Event]:
+        """One step of a beam search, or its end."""
+        answers = list(team.answers)
+        if all(answer.reason is not None for answer in answers):
+            return []
+        if any(bool(row.isnan().any()) for row in team.logits.values()):
+            return self.fail(answers[:1], UserError("the model gave no numbers (NaN)"), wipe=True)
+        before = team.texts
+        moves = team.advance()
+        if moves is None:
+            return self._found(team)
+        self._scheduler.fork([text for text, _, _ in moves], [source for _, source, _ in moves])
+        for text in before:
+            if text not in team.texts:
+                self._scheduler.drop(text)
+        for text, _, token in moves:
+            text.ids.append(token)
+        return []
+
+    def _found(self, team: Searching) -> list[Event]:
+        """The answers of a search that is at its end, the best first."""
+        events: list[Event] = []
+        found = team.search.best()
+        for answer, one in zip(team.answers, found):
+            answer.cached = team.beams[0].cached
+            answer.output.completion.score = one.score
+            for token in one.ids if one.stop_id is None else [*one.ids, one.stop_id]:
+                answer.output.decoding.take(token)
+                events.append(self._keep(answer, answer.output.take(token)))
+        for answer in team.answers[len(found) :]:
+            events.append(self.end(answer, "error", "the search found no more texts"))
         return events
 
     def _draw(self, ready: list[tuple[Text, Tensor]]) -> list[Event]:
@@ -136,7 +189,7 @@ class Stepper:
     def _may_guess(self, text: Text) -> bool:
         """Whether tokens are guessed ahead for a text. Not where a draw can fail: that would lose
         what was drawn before it in the same step."""
-        if self._proposer is None or text.unread != 1:
+        if self._proposer is None or text.unread != 1 or text.team is not None:
             return False
         return not text.output.decoding.restricted
 
@@ -170,12 +223,20 @@ class Stepper:
         """A token was drawn: into the text and, if it is its last, the text out of the batch."""
         event = text.take(piece)
         self._stats.generated_tokens += 1
-        self._scheduler.settle(text)
+        if isinstance(text.team, Guided):
+            text.team.take(piece.id)
+        elif text.team is None:
+            self._scheduler.settle(text)
         if event.finish_reason is not None:
             self._close(text)
         return event
 
     def _close(self, text: Text) -> None:
-        self._scheduler.drop(text)
+        if text.team is None:
+            self._scheduler.drop(text)
+        elif text.over:
+            for member in text.team.texts:
+                self._scheduler.drop(member)
+            text.team.logits.clear()
         reason = text.reason or "length"
         self._stats.finished[reason] = self._stats.finished.get(reason, 0) + 1

@@ -6,7 +6,7 @@ for few rows and, where memory allows, expanded to bf16 for many.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from langwright.base import UserError, machine
+from langwright.generate.expert_weights import PackedExperts, pack_experts
 from langwright.generate.kernels import crossing, product
 from langwright.generate.language_model import LanguageModel
 from langwright.generate.quantise import GROUP, Grouped, quantise
-from langwright.model import Linear, Transformer
+from langwright.model import ExpertFeedForward, Linear, Transformer
 
 To = Literal["int8", "int4"]
+Part = tuple[Grouped, Tensor | None]  # a matrix and its bias
+TOGETHER = (("q", "k", "v"), ("gate", "up"))  # read the same vector
 HEAD = "head"  # what the output layer is called here, also where it is tied to the embedding
 
 
@@ -75,6 +78,32 @@ class PackedLinear(nn.Module):
         return f"{self.in_features} -> {self.out_features}, {type(self.packed).__name__}"
 
 
+class JoinedLinear(PackedLinear):
+    """Several products of the same x as one: the matrices stand below one another. Each call
+    of a kernel costs some microseconds, as much as a small matrix itself."""
+
+    def __init__(self, parts: Sequence[tuple[Grouped, Tensor | None]], choice: Choice) -> None:
+        weights = [weight for weight, _ in parts]
+        joined = Grouped(
+            torch.cat([weight.codes for weight in weights]),
+            torch.cat([weight.scale for weight in weights]),
+            torch.cat([weight.zero for weight in weights]),
+            weights[0].bits,
+        )
+        heights = [len(weight.codes) for weight in weights]
+        biases = [
+            torch.zeros(height) if bias is None else bias
+            for height, (_, bias) in zip(heights, parts, strict=True)
+        ]
+        without = all(bias is None for _, bias in parts)
+        super().__init__(joined, None if without else torch.cat(biases), choice)
+        self.heights = heights
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """(..., in) -> each part's (..., out)."""
+        return super().forward(x).split(self.heights, dim=-1)
+
+
 class PackedTransformer(Transformer):
     """A transformer with quantised matrices. For generation only: it has no gradients."""
 
@@ -90,7 +119,8 @@ class PackedTransformer(Transformer):
     @property
     def read_bytes(self) -> int:
         """Bytes of weights that one decoding step of one text reads."""
-        packed = sum(m.nbytes for m in self.modules() if isinstance(m, PackedLinear))
+        kinds = (PackedLinear, PackedExperts)
+        packed = sum(m.nbytes for m in self.modules() if isinstance(m, kinds))
         table = self.tokens.weight
         return packed + sum(p.nbytes for p in self.parameters() if p is not table)
 
@@ -106,7 +136,7 @@ def pack_model(
     Args:
         model: in fp32 or bf16, on any device.
         to: for matrices of which there is no stored form. Matrices whose columns do not divide
-            into groups of 32 (int4), expert matrices and all vectors are kept as bf16.
+            into groups of 32 (int4) and all vectors are kept as bf16.
         choice: default: bf16 copies where they fit a quarter of the memory.
         stored: quantised already, by the parameter's name; used as they are.
     """
@@ -115,12 +145,22 @@ def pack_model(
         packed = PackedTransformer(model.config)
     codes = dict(stored or {})
     for name, module in model.named_modules():
+        if isinstance(module, ExpertFeedForward):
+            like = packed.get_submodule(name)
+            assert isinstance(like, ExpertFeedForward)
+            experts = pack_experts(like, module, to)
+            if experts is not None:
+                parent, attribute = name.rsplit(".", 1)
+                setattr(packed.get_submodule(parent), attribute, experts)
+    parts: dict[str, dict[str, Part]] = {}  # by the module that they belong to
+    for name, module in model.named_modules():
         if isinstance(module, Linear) and f"{name}.weight" != "head.weight":
             found = codes.get(f"{name}.weight") or _quantise(module.weight, to)
             if found is not None:
                 parent, attribute = name.rsplit(".", 1)
-                linear = PackedLinear(found, module.bias, choice)
-                setattr(packed.get_submodule(parent), attribute, linear)
+                parts.setdefault(parent, {})[attribute] = found, module.bias
+    for parent, linears in parts.items():
+        _put(packed.get_submodule(parent), linears, choice)
     head = codes.get("tokens.weight" if model.config.tied else "head.weight")
     head = head or _quantise(model.head_weight, to)
     if head is None:
@@ -135,6 +175,25 @@ def pack_model(
     _fill(packed, model)
     packed.compute_dtype = torch.bfloat16
     return packed.eval()
+
+
+def _put(parent: nn.Module, linears: dict[str, Part], choice: Choice) -> None:
+    """Packed matrices in place of a module's own; those that read the same vector as one."""
+    together = next((names for names in TOGETHER if _alike(linears, names)), ())
+    if together and hasattr(parent, "joined"):
+        parent.joined = JoinedLinear([linears[name] for name in together], choice)  # type: ignore[assignment]
+        for name in together:
+            setattr(parent, name, None)
+    for name, (weight, bias) in linears.items():
+        if getattr(parent, name) is not None:
+            setattr(parent, name, PackedLinear(weight, bias, choice))
+
+
+def _alike(linears: dict[str, Part], names: Sequence[str]) -> bool:
+    """Whether all of these are there, in one kind of code."""
+    found = [linears[name][0] for name in names if name in linears]
+    kinds = {(weight.bits, weight.scale.shape[1]) for weight in found}
+    return len(found) == len(names) and len(kinds) == 1
 
 
 def _quantise(weight: Tensor, to: To) -> Grouped | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from langwright.model.attention_kernels import choose_kernel, dense_mask, flex, sdpa
+from langwright.model.attention_kernels import choose_kernel, dense_mask, flex, sdpa, summed
 from langwright.model.cache import LayerCache
 from langwright.model.config import ModelConfig
 from langwright.model.guide import Guide
@@ -82,6 +82,7 @@ class Attention(AttentionScores):
         self.k = Linear(config.width, keys, bias=config.qkv_bias)
         self.v = Linear(config.width, keys, bias=config.qkv_bias)
         self.out = Linear(queries, config.width, bias=config.attention_out_bias)
+        self.joined: nn.Module | None = None  # in place of q, k and v: all three at once
         self.values = ValueEmbedding(config) if values else None
         self.qk_norm, self.norm_heads = config.qk_norm, config.qk_norm_over == "head"
         if config.qk_norm:
@@ -97,7 +98,8 @@ class Attention(AttentionScores):
             guide: who may see whom, angles and biases.
             cache: earlier keys and values, S - T of them; the new ones are written behind them.
         """
-        q, k, v = self.q(x), self.k(x), self.split(self.v(x))
+        q, k, v = self.project(x)
+        v = self.split(v)
         if self.values is not None:
             assert guide.ids is not None
             v = v + self.values(guide.ids, x)
@@ -112,6 +114,10 @@ class Attention(AttentionScores):
         if cache is not None:
             k, v = cache.append(k, v)  # (B, K, S, h)
         return self.out(self.mix(q, k, v, guide))  # (B, T, H h) -> (B, T, D)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H h), keys and values (B, T, K h) of x (B, T, D)."""
+        return (self.q(x), self.k(x), self.v(x)) if self.joined is None else self.joined(x)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, H h) -> (B, H, T, h), a view."""
@@ -166,9 +172,11 @@ def attend(
         dropout=dropout > 0.0,
         blocks=False,
     )
+    if kernel == "summed" and mask is not None and bias is None and not dropout:
+        return summed(q, k, v, mask, scale)
     if kernel == "sliced":
         return sliced_attention(q, k, v, mask, bias, sinks, scale, softcap, window)
-    if kernel == "sdpa":
+    if kernel in ("sdpa", "summed"):
         return sdpa(q, k, v, mask, dropout, bias=bias, scale=scale, sinks=sinks, window=window)
     return attention_reference(
         q, k, v, mask, dropout, bias=bias, scale=scale, softcap=softcap, sinks=sinks, window=window

@@ -2,6 +2,7 @@
 
 - ``sdpa``: torch's fused `scaled_dot_product_attention`.
 - ``sliced``: our own form for CPUs, see sliced_attention.py.
+- ``summed``: one query at a time in compiled code.
 - ``flex``: torch's FlexAttention, compiled for CUDA: soft caps, sinks, and windows of which only
   the blocks in sight are touched (Dong et al. 2024, arXiv:2412.05496).
 - ``written out``: `attention_reference`, the scores standing whole.
@@ -57,6 +58,8 @@ def choose_kernel(
             return "sliced", "torch's kernel has no soft cap; this one never holds all scores"
         if dtype == torch.bfloat16:
             return "sliced", "bf16 on CPU: uses the processor's bf16 products"
+    if device == "cpu" and queries == 1 and torch.compiler.is_compiling() and not sinks | softcap:
+        return "summed", "one query, compiled: products as sums, in one loop with the pages"
     if softcap:
         if dropout:
             return "written out", "no fused kernel has a soft cap and dropout"
@@ -172,6 +175,19 @@ def sdpa(
     return F.scaled_dot_product_attention(
         q, k, v, mask, dropout, causal, scale=scale, enable_gqa=grouped
     )
+
+
+def summed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """One query for each row, its products written as sums: compiled for a CPU they become one
+    loop with what makes k and v, and no gathered copy of these ever stands in memory.
+
+    q (B, H, 1, h), k (B, K, S, h), v (B, K, S, g), mask (B, 1, 1, S) -> (B, H, 1, g).
+    """
+    folded = q.float().unflatten(1, (k.shape[1], -1))  # (B, K, G, 1, h)
+    scores = (folded * k.float()[:, :, None]).sum(-1) * (scale or q.shape[-1] ** -0.5)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)  # (B, K, G, S)
+    y = (weights[..., None] * v.float()[:, :, None]).sum(-2)  # (B, K, G, g)
+    return y.to(v.dtype).flatten(1, 2)[:, :, None]
 
 
 def flex(

@@ -57,10 +57,12 @@ class GatedFeedForward(nn.Module):
         self.up = Linear(config.width, hidden, bias=config.feedforward_bias)
         self.down = Linear(hidden, config.width, bias=config.feedforward_bias)
         self.activation = ACTIVATIONS[config.feedforward]
+        self.joined: nn.Module | None = None  # in place of gate and up: both at once
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        gate, up = (self.gate(x), self.up(x)) if self.joined is None else self.joined(x)
+        return self.down(self.activation(gate) * up)
 
 
 def build_feedforward(config: ModelConfig) -> FeedForward | GatedFeedForward:

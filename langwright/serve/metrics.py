@@ -82,12 +82,18 @@ class Metrics:
             ("accepted_tokens_total", "Guesses that were right.", engine.accepted_tokens),
             ("engine_steps_total", "Steps of the engine.", engine.steps),
             ("engine_step_seconds_total", "Time of all steps, seconds.", engine.step_seconds),
+            (
+                "calibrations_total",
+                "Times the number of threads was measured.",
+                engine.calibrations,
+            ),
             ("engine_failures_total", "Steps or texts that failed.", engine.failures),
         ):
             counted(name, about, {"": value})
         states = {
             "running": float(engine.running),
             "waiting": float(engine.waiting),
+            "threads": float(engine.threads),
             "cache_pages": float(engine.cache_pages),
             "cache_used_pages": float(engine.cache_used_pages),
             "cache_bytes": float(engine.cache_bytes),

@@ -41,6 +41,8 @@ def test_engine_settings() -> None:
     chosen = engine_config(["engine.block_tokens=8", "engine.cache_dtype=bf16"])
     assert (chosen.block_tokens, chosen.cache_dtype) == (8, "bf16")
     assert engine_config([], draft=True).speculate == "draft"
+    assert engine_config([]).threads == "auto"
+    assert engine_config(["engine.threads=1"]).threads == 1
     for wrong in ("serve.port=1", "engine.size=3", "block_tokens=8", "engine"):
         with pytest.raises(UserError):
             engine_config([wrong])

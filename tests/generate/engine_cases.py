@@ -47,6 +47,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ntk": {"rotary_scaling": {"kind": "ntk", "factor": 2.0, "original_context": 16}},
     "longrope": {"rotary_scaling": LONGROPE},
     "longrope-window": {"rotary_scaling": LONGROPE, "window": 6, "reach": ("local", "global")},
+    "fastest-window": {
+        "residual_scalars": True,
+        "value_embeddings": True,
+        "smear": True,
+        "backout": True,
+        "position": "learned",
+        "window": 6,
+        "reach": ("local", "global"),
+        "layers": 3,
+    },
+    "smear-longrope": {"smear": True, "rotary_scaling": LONGROPE},
     "latent-window": {
         "latent": {"kv_rank": 4, "rotary_width": 2, "value_width": 3},
         "head_width": 6,

@@ -47,7 +47,8 @@ def test_static_shapes_change_nothing(preset: str) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_equals_plain() -> None:
+def test_compiled_equals_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langwright.generate.compiled.TOGETHER", 3)  # of 4 layers: 3 and 1
     for (ids, logprobs), (want, expected) in zip(
         answers(engine("llama-2m", compile=True)), answers(engine("llama-2m")), strict=True
     ):
@@ -60,6 +61,10 @@ def test_models_that_cannot_be_compiled_run_as_they_are() -> None:
     assert compilable(one.model, one._stepper._store) == "an 8-bit cache"
     assert not isinstance(one._stepper.hidden, CompiledHidden)
     assert len(answers(one)) == len(PROMPTS)
+    one = engine("langwright-fastest-1m", compile=True)
+    why = "residual_scalars, value_embeddings, smear, backout"
+    assert compilable(one.model, one._stepper._store) == why
+    assert not isinstance(one._stepper.hidden, CompiledHidden)
 
 
 def test_shapes_are_powers_of_two() -> None:

@@ -25,7 +25,7 @@ FAMILIES = [
     *("gpt1-117m", "gpt2-124m", "gpt2-char-10m", "llama-2m", "qwen3-2m", "langwright-fast-1m"),
     *("llama-3-8b", "llama-3.2-1b", "mistral-7b", "qwen2.5-0.5b", "gemma-2-2b", "gemma-3-1b"),
     *("olmo-2-7b", "phi-3-mini", "smollm2-135m", "smollm3-3b", "mixtral-8x7b", "qwen3-30b-a3b"),
-    *("deepseek-v3", "gpt-oss-20b", "pythia-160m"),
+    *("deepseek-v3", "gpt-oss-20b", "pythia-160m", "langwright-fastest-1m"),
 ]
 CONFIGS = {**dict.fromkeys(FAMILIES, preset), **dict.fromkeys(OPTIONS, options)}
 PROMPTS = prompts_of(3, 21, 9, 1, 40, 9)
@@ -45,6 +45,7 @@ LITTLE = {
     "latent-window": 30,
     "longrope-window": 20,
     "window-uneven-kinds": 40,
+    "langwright-fastest-1m": 20,
 }
 
 
@@ -100,7 +101,7 @@ def test_prefix_reuse(name):
 
 def test_guesses_change_nothing():
     """Speculation by look-up, over windows too: the answers of the plain loop, token for token."""
-    for name in ("gemma-3-1b", "llama-2m", "gpt2-124m", "deepseek-v3"):
+    for name in ("gemma-3-1b", "llama-2m", "gpt2-124m", "deepseek-v3", "langwright-fastest-1m"):
         model = random_model(preset(name), torch.float64)
         prompts = [[1, 2, 3, 4] * 5, [5, 6] * 6, *prompts_of(9)]
         for params in (GREEDY, SamplingParams(temperature=0.4, seed=3, max_tokens=25, top_p=1.0)):

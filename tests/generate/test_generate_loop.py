@@ -15,8 +15,6 @@ from langwright.generate import (
     generate_uncached,
     next_probabilities,
     row_seeds,
-    stream,
-    stream_tokens,
 )
 from langwright.generate.loop import cropped_tokens
 
@@ -102,7 +100,8 @@ def test_stop_string_across_tokens(tiny_model, tokenizer) -> None:
     assert (done.text, done.finish_reason, done.stop_id) == (free.text[:cut], "stop", None)
     assert done.ids == free.ids[: len(done.ids)]
     assert len(done.ids) < len(free.ids)
-    pieces = list(stream_tokens(model, [1, 2, 3], sampling, tokenizer=tokenizer))
+    pieces: list[Piece] = []
+    generate_tokens(model, [[1, 2, 3]], sampling, tokenizer=tokenizer, on_token=pieces.append)
     assert "".join(piece.text for piece in pieces) == done.text
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     with pytest.raises(ValueError, match="tokenizer"):
@@ -166,30 +165,6 @@ def test_logprobs_are_those_of_the_model(tiny_model) -> None:
         for place, (token, logprob) in enumerate(zip(one.ids, one.logprobs, strict=True)):
             exact = next_probabilities(model, prompt + one.ids[:place])[token].log().item()
             assert logprob == pytest.approx(exact, abs=1e-4)
-
-
-def test_mode_is_restored_even_when_abandoned(tiny_model) -> None:
-    model = tiny_model()
-    model.train()
-    model.blocks[0].eval()
-    before = [module.training for module in model.modules()]
-    reference = generate_tokens(model, [[1, 2]], GREEDY)[0].ids
-    assert [module.training for module in model.modules()] == before
-    steps = stream_tokens(model, [1, 2], GREEDY)
-    assert next(steps).id == reference[0]
-    assert [module.training for module in model.modules()] == before  # between two tokens
-    assert torch.is_grad_enabled()
-    loss = model(torch.tensor([[1, 2]]))[0].sum()
-    loss.backward()  # nothing cached during generation breaks training
-    assert [piece.id for piece in steps] == reference[1:]
-
-
-def test_streaming_gives_the_same_text(tiny_model, tokenizer) -> None:
-    model = tiny_model()
-    whole = generate_tokens(
-        model, [[1, 2]], WARM, stop_ids=tokenizer.stop_ids, tokenizer=tokenizer
-    )[0].text
-    assert "".join(stream(model, tokenizer, [1, 2], WARM)) == whole
 
 
 def test_on_token_sees_every_piece(tiny_model) -> None:

@@ -16,10 +16,24 @@ from langwright.generate.kernels import Int4, Int8, Reference, TwoInt4, crossing
 from langwright.generate.quality import compare_quality
 from langwright.generate.quantise import Grouped, quantise_int4, quantise_int8
 from langwright.generate.threads import Slowdown, calibrate_threads, candidates, choose
-from langwright.generate.weights import Choice, PackedLinear, pack_model, stored_blocks
+from langwright.generate.weights import (
+    Choice,
+    JoinedLinear,
+    PackedLinear,
+    pack_model,
+    stored_blocks,
+)
 from langwright.model import Transformer, build_model, model_config
 
-FAMILIES = ["llama-2m", "gpt2-124m", "qwen3-2m", "olmo-2-1b", "pythia-70m", "langwright-fast-1m"]
+FAMILIES = [
+    "llama-2m",
+    "gpt2-124m",
+    "qwen3-2m",
+    "olmo-2-1b",
+    "pythia-70m",
+    "langwright-fast-1m",
+    "langwright-fastest-1m",
+]
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -89,6 +103,38 @@ def test_kernels_equal_the_numbers_written_out(weight, kernel, rows):
     want = x.double() @ weight.dense().double().T
     # bf16 scales and results: 2^-8 each, over sums of 96 terms
     assert (chosen(x).double() - want).abs().max() < 0.012 * want.abs().max()
+
+
+@pytest.mark.parametrize("columns", [33, 40])
+def test_int8_of_odd_widths_is_written_out(columns):
+    """PyTorch's 8-bit kernel reads past the end of such rows."""
+    weight = quantise_int8(matrix(32, columns))
+    assert isinstance(product(weight), Reference)
+    x = torch.randn(3, columns).to(torch.bfloat16)
+    expected = x.float() @ weight.dense().to(torch.bfloat16).float().T
+    torch.testing.assert_close(product(weight)(x).float(), expected, rtol=1e-2, atol=0.02)
+
+
+@pytest.mark.parametrize("rows", [1, 40])  # the packed kernel, and the wide one
+def test_joined_matrices_give_what_each_gives(rows):
+    parts = [
+        (quantise_int4(matrix(48, 64, 1)), None),
+        (quantise_int4(matrix(16, 64, 2)), torch.randn(16)),
+        (quantise_int4(matrix(32, 64, 3)), torch.randn(32)),
+    ]
+    choice = Choice(wide=True, rows=8)
+    x = torch.randn(rows, 1, 64).to(torch.bfloat16)
+    found = JoinedLinear(parts, choice)(x)
+    for y, (weight, bias) in zip(found, parts, strict=True):
+        torch.testing.assert_close(y, PackedLinear(weight, bias, choice)(x), rtol=0, atol=1e-2)
+
+
+def test_matrices_that_read_the_same_vector_are_joined():
+    packed = pack_model(tiny(), "int4")
+    block = packed.blocks[0]
+    assert isinstance(block.attention.joined, JoinedLinear) and block.attention.q is None
+    assert isinstance(block.feedforward.joined, JoinedLinear) and block.feedforward.up is None
+    assert isinstance(block.feedforward.down, PackedLinear)
 
 
 def test_few_rows_and_many_rows_use_the_same_numbers():
@@ -167,7 +213,8 @@ def test_threads_are_chosen_by_the_median_and_fewer_win_ties():
     assert candidates(1) == [1] and candidates(6) == [1, 2, 4, 6]
     before = torch.get_num_threads()
     try:
-        assert calibrate_threads(lambda: torch.ones(4).sum(), rounds=1) == torch.get_num_threads()
+        done = calibrate_threads(lambda: torch.ones(4).sum(), rounds=1)
+        assert done.threads == torch.get_num_threads()
         torch.set_num_threads(before)
         with pytest.raises(ZeroDivisionError):
             calibrate_threads(lambda: 1 / 0)

@@ -17,7 +17,7 @@ from langwright.model import (
     causal_mask,
     document_mask,
 )
-from langwright.model.attention_kernels import choose_kernel, flex, sdpa, window_blocks
+from langwright.model.attention_kernels import choose_kernel, flex, sdpa, summed, window_blocks
 from langwright.model.sliced_attention import sliced_attention
 
 SHAPES = st.tuples(
@@ -251,6 +251,17 @@ def test_bf16_attention_is_as_exact_as_torchs():
     low = [x.bfloat16() for x in (q, k, v)]
     fused = torch.nn.functional.scaled_dot_product_attention(*low, is_causal=True)
     assert error(attend(*low, None)) < 2 * error(fused) < 0.02
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("h_kv", [1, 2, 6])
+def test_one_query_as_sums_equals_reference(h_kv, scale):
+    q, k, v = heads(3, 6, 1, 16), heads(3, h_kv, 20, 16), heads(3, h_kv, 20, 8)
+    mask = torch.arange(20) <= torch.tensor([0, 7, 19])[:, None]  # (B, S)
+    expected = attention_reference(q, k, v, mask[:, None, None], scale=scale)
+    found = summed(q, k, v, mask[:, None, None], scale)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
 def test_padding_sees_something():

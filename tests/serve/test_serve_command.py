@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from serve_small import language_model, listening, tokenizer
 
 import langwright
@@ -17,6 +19,15 @@ from langwright.serve import ServeConfig
 from langwright.serve.metrics import Histogram
 
 
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    """What a command sets is put back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("own_threads")
 def test_the_command_hands_its_options_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -36,8 +47,13 @@ def test_the_command_hands_its_options_over(
     config = seen["config"]
     assert (config.name, config.port, config.queue_requests) == ("my-model", 0, 3)
     assert config.origins == ("https://a.example",)
-    assert seen["engine"].config.max_running == 5
-    assert "http://127.0.0.1:1/v1" in capsys.readouterr().err
+    one = seen["engine"]
+    assert one.config.max_running == 5 and one.config.threads == "auto"
+    told = capsys.readouterr().err
+    assert "http://127.0.0.1:1/v1" in told and one.threads.told() in told
+    assert one.stats().calibrations == 1
+    assert main(["serve", str(folder), "--set", "engine.threads=1"]) == 0
+    assert "1 thread: as set" in capsys.readouterr().err
     for wrong in (
         ["--host", "0.0.0.0"],
         ["--set", "serve.nonsense=1"],
@@ -96,6 +112,7 @@ def test_metrics_count(address: str) -> None:
         ('langwright_requests_total{route="completions",outcome="done"}', 1),
     ):
         assert after[name] - before.get(name, 0) == more
+    assert after["langwright_calibrations_total"] == 0 and after["langwright_threads"] >= 1
     assert after["langwright_open_answers"] == 0 and after["langwright_ready"] == 1
 
 

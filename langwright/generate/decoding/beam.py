@@ -10,34 +10,22 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from langwright.base import Config, UserError
+from langwright.base import UserError
 from langwright.generate.modes import evaluating
+from langwright.generate.params import Beams
 from langwright.model import KVCache, Transformer
 
+Move = tuple[int, int]  # the beam that is continued, and the token
 
-class BeamParams(Config):
+
+class BeamParams(Beams):
     """How a beam search looks for a likely text."""
 
-    beams: int = Field(default=4, ge=1, description="texts kept at each step")
-    groups: int = Field(
-        default=1, ge=1, description="parts of the beam that are made to differ; divides beams"
-    )
-    diversity: float = Field(
-        default=0.5,
-        ge=0.0,
-        description="taken from a token's score for each earlier group's beam that chose it",
-    )
-    length_penalty: float = Field(
-        default=1.0,
-        description="texts are compared by log-probability / length ** this; 0 = the sum",
-    )
     max_tokens: int = Field(default=64, ge=1, description="most tokens to generate")
     n: int = Field(default=1, ge=1, description="texts to give; at most beams")
 
     @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.beams % self.groups:
-            raise ValueError("groups must divide beams")
+    def _enough_beams(self) -> Self:
         if self.n > self.beams:
             raise ValueError("n must be at most beams")
         return self
@@ -90,28 +78,72 @@ def beam_search(
             expected=f"1 ... {context - 1}",
         )
     steps = min(params.max_tokens, context - len(prompt))
-    size = params.beams // params.groups
-    groups = [
-        _Group(_first_only(size), _first_only(size), [[] for _ in range(size)])
-        for _ in range(params.groups)
-    ]
+    search = BeamSearch(params, stop_ids, steps)
     cache, logprobs = _prefill(model, prompt, params.beams, len(prompt) + steps)
-    for step in range(steps):
-        parents: list[int] = []  # beam that each kept text continues
-        chosen: list[int] = []  # tokens of the groups so far
-        for number, group in enumerate(groups):
-            rows = slice(number * size, (number + 1) * size)
-            came = torch.bincount(
-                torch.tensor(chosen, dtype=torch.int64), minlength=logprobs.shape[-1]
-            )
-            picked = _advance(group, logprobs[rows], came, params, stop_ids, step + 1)
-            parents += [rows.start + parent for parent, _ in picked]
-            chosen += [token for _, token in picked]
-        if all(group.finished for group in groups) or step + 1 == steps:
-            break
-        cache.select(parents)
-        logprobs = _forward(model, cache, torch.tensor(chosen)[:, None])
-    return _best(groups, params, steps)
+    while (moves := search.advance(logprobs)) is not None:
+        cache.select([row if move is None else move[0] for row, move in enumerate(moves)])
+        tokens = [0 if move is None else move[1] for move in moves]
+        logprobs = _forward(model, cache, torch.tensor(tokens)[:, None])
+    return search.best()[: params.n]
+
+
+class BeamSearch:
+    """The search itself, whoever runs the model: log-probabilities in, the next tokens out.
+
+    Args:
+        params: how to search.
+        stop_ids: tokens that end a text.
+        steps: most tokens of a text.
+    """
+
+    def __init__(self, params: Beams, stop_ids: Collection[int], steps: int) -> None:
+        self.params, self.stop_ids, self.steps = params, frozenset(stop_ids), steps
+        self._size = size = params.beams // params.groups
+        self._groups = [
+            _Group(_first_only(size), _first_only(size), [[] for _ in range(size)])
+            for _ in range(params.groups)
+        ]
+        self._step = 0
+
+    def advance(self, logprobs: Tensor) -> list[Move | None] | None:
+        """One step.
+
+        Args:
+            logprobs: (beams, V) fp64, behind each beam's text; all alike in the first step. Rows of
+                beams that have no text are not looked at, but must hold numbers.
+
+        Returns:
+            For each beam the beam that it continues from now on and by which token, or None where
+            it has no text any more (another step may give it one). None in all: the end.
+        """
+        self._step += 1
+        moves: list[Move | None] = []
+        came = torch.zeros(logprobs.shape[-1], dtype=torch.int64)
+        for number, group in enumerate(self._groups):
+            start = number * self._size
+            rows = logprobs[start : start + self._size]
+            picked = _advance(group, rows, came, self.params, self.stop_ids, self._step)
+            for row, token in picked:
+                came[token] += 1
+                moves.append((start + row, token))
+            moves += [None] * (self._size - len(picked))
+        if self._step == self.steps or all(group.finished for group in self._groups):
+            return None
+        return moves
+
+    def best(self) -> list[Hypothesis]:
+        """The texts of all groups, the best first, those that were cut included."""
+        found: list[tuple[float, Hypothesis]] = []
+        for group in self._groups:
+            found += group.done
+            if group.finished:
+                continue
+            for total, score, ids in zip(group.sums.tolist(), group.scores.tolist(), group.texts):
+                if score > -torch.inf:
+                    cut = Hypothesis(ids, total, _score(total, len(ids), self.params), stop_id=None)
+                    found.append((_score(score, len(ids), self.params), cut))
+        found.sort(key=lambda pair: -pair[0])
+        return [hypothesis for _, hypothesis in found]
 
 
 def _first_only(size: int) -> Tensor:
@@ -125,23 +157,23 @@ def _advance(
     group: _Group,
     logprobs: Tensor,
     came: Tensor,
-    params: BeamParams,
+    params: Beams,
     stop_ids: Collection[int],
     length: int,
-) -> list[tuple[int, int]]:
+) -> list[Move]:
     """Continue one group by a token: logprobs (G, V), came (V,) how often a token was chosen.
 
-    Gives the pairs (text, token) that the group keeps; a finished group keeps what it has.
+    Gives the pairs (text, token) that the group keeps: none when it is at its end.
     """
     size, vocab = logprobs.shape
     if group.finished:
-        return [(row, 0) for row in range(size)]
+        return []
     sums = group.sums[:, None] + logprobs  # (G, V)
     scores = group.scores[:, None] + logprobs - params.diversity * came
     # Of 2 G (more with several end tokens) continuations at least G go on.
     wanted = min(size * (1 + len(set(stop_ids))), size * vocab)
     best = scores.flatten().topk(wanted)
-    kept: list[tuple[int, int]] = []
+    kept: list[Move] = []
     for rank, (score, place) in enumerate(zip(best.values.tolist(), best.indices.tolist())):
         row, token = divmod(place, vocab)
         if score == -torch.inf or len(kept) == size:
@@ -166,25 +198,10 @@ def _advance(
     group.texts = texts
     leading = _score(float(group.scores.max()), length, params)
     group.finished = not kept or (len(group.done) == size and group.done[-1][0] >= leading)
-    return list(zip(rows, tokens))
+    return [] if group.finished else kept
 
 
-def _best(groups: Sequence[_Group], params: BeamParams, steps: int) -> list[Hypothesis]:
-    """The best texts of all groups, those that were cut included."""
-    found: list[tuple[float, Hypothesis]] = []
-    for group in groups:
-        found += group.done
-        if group.finished:
-            continue
-        for total, score, ids in zip(group.sums.tolist(), group.scores.tolist(), group.texts):
-            if score > -torch.inf:
-                cut = Hypothesis(ids, total, _score(total, len(ids), params), stop_id=None)
-                found.append((_score(score, len(ids), params), cut))
-    found.sort(key=lambda pair: -pair[0])
-    return [hypothesis for _, hypothesis in found[: params.n]]
-
-
-def _score(logprob: float, length: int, params: BeamParams) -> float:
+def _score(logprob: float, length: int, params: Beams) -> float:
     return logprob / length**params.length_penalty
 
 
