@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from langwright.generate.blocks import Block
-from langwright.model import KVCache, LayerCache, ModelConfig
+from langwright.model import KVCache, LayerCache, ModelConfig, depends_on_length
 
 GLOBAL, LOCAL = "global", "local"
 ZEROS, WASTE = 0, 1  # pages: one that is never written, one that is never read
@@ -343,7 +343,7 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 
 def follows_length(config: ModelConfig) -> bool:
     """Whether the rotary angles of a text change as it grows (ntk, longrope)."""
-    return KVCache(config, 1, 1, "meta").history is not None
+    return depends_on_length(config.rotary_scaling)
 
 
 def cached_shape(config: ModelConfig) -> tuple[int, tuple[int, int]]:

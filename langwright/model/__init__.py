@@ -27,6 +27,7 @@ from langwright.model.masks import causal_mask, document_mask
 from langwright.model.norms import LayerNorm, RMSNorm
 from langwright.model.positions import rotary_tables, rotate, sinusoids
 from langwright.model.presets import model_config, preset_names
+from langwright.model.rotary_scaling import depends_on_length
 from langwright.model.router_losses import router_losses
 from langwright.model.transformer import Transformer, build_model
 
@@ -50,6 +51,7 @@ __all__ = [
     "build_model",
     "causal_mask",
     "cross_entropy_reference",
+    "depends_on_length",
     "document_mask",
     "flops_per_token",
     "head_logits",
