@@ -231,29 +231,11 @@ def transformers_trainer(
     return result(shape, parameters, rows * shape.length / clock.seconds(), cuda)
 
 
-def litgpt_pretrain(shape: Shape, rows: int, steps: int, *, micro: int) -> dict[str, Any]:
-    """LitGPT's own `pretrain.setup`, which compiles the model; bf16-mixed, AdamW.
-
-    Its last checkpoint is left out: it lies outside of what is timed, and needs memory.
-    """
-    import litgpt.pretrain
-    import torch
+def litgpt_config(shape: Shape) -> Any:
+    """LitGPT's name for a Llama of this shape."""
     from litgpt import Config
-    from litgpt.args import EvalArgs, TrainArgs
-    from litgpt.data import DataModule
-    from torch.utils.data import DataLoader
 
-    ids = torch.from_numpy(random_ids(shape, rows * (steps + 1) * (shape.length + 1)))
-    examples: Any = ids.view(-1, shape.length + 1)
-
-    class RandomIds(DataModule):
-        def train_dataloader(self) -> Any:
-            return DataLoader(examples, batch_size=micro)
-
-        def val_dataloader(self) -> Any:
-            return DataLoader(examples[: 2 * micro], batch_size=micro)
-
-    config = Config(
+    return Config(
         name=f"llama-{shape.parameters}",
         block_size=shape.length,
         vocab_size=shape.vocab,
@@ -269,6 +251,29 @@ def litgpt_pretrain(shape: Shape, rows: int, steps: int, *, micro: int) -> dict[
         norm_class_name="RMSNorm",
         mlp_class_name="LLaMAMLP",
     )
+
+
+def litgpt_pretrain(shape: Shape, rows: int, steps: int, *, micro: int) -> dict[str, Any]:
+    """LitGPT's own `pretrain.setup`, which compiles the model; bf16-mixed, AdamW.
+
+    Its last checkpoint is left out: it lies outside of what is timed, and needs memory.
+    """
+    import litgpt.pretrain
+    import torch
+    from litgpt.args import EvalArgs, TrainArgs
+    from litgpt.data import DataModule
+    from torch.utils.data import DataLoader
+
+    ids = torch.from_numpy(random_ids(shape, rows * (steps + 1) * (shape.length + 1)))
+    examples: Any = ids.view(-1, shape.length + 1)
+
+    class RandomIds(DataModule):
+        def train_dataloader(self) -> Any:
+            return DataLoader(examples, batch_size=micro)
+
+        def val_dataloader(self) -> Any:
+            return DataLoader(examples[: 2 * micro], batch_size=micro)
+
     sizes: list[int] = []
 
     def count(fabric: Any, state: dict[str, Any], *_: Any) -> None:
@@ -279,7 +284,7 @@ def litgpt_pretrain(shape: Shape, rows: int, steps: int, *, micro: int) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         litgpt.pretrain.setup(
             "pythia-14m",  # a name it insists on; `model_config` decides
-            model_config=config,
+            model_config=litgpt_config(shape),
             out_dir=Path(folder),
             precision="bf16-mixed",
             data=RandomIds(),

@@ -159,8 +159,7 @@ def run_stage(
     if reason is None:
         say(f"{stage}: up to date")
         return read_manifest(out)
-    key = hash_json(parts)
-    partial = out.with_name(out.name + ".partial")
+    key, partial = hash_json(parts), out.with_name(out.name + ".partial")
     if _is_finished(partial, key):  # killed between writing the manifest and the rename
         _replace_folder(partial, out)
         say(f"{stage}: up to date")

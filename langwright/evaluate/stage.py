@@ -50,7 +50,6 @@ def evaluate(
 
     Returns:
         The chief figures. ``evaluation.json`` holds everything, under these keys:
-
         - headline: source, split, model, xz, zstd, 5-gram (bits_per_byte each)
         - losses: per model, split and source: nats_per_token, standard_error, perplexity,
           bits_per_byte, tokens, bytes, units (documents)
@@ -63,18 +62,17 @@ def evaluate(
     lm = load(model, config.device, torch.float32)
     base_lm = load(base, config.device, torch.float32) if base is not None else lm
     held = _all_held_out(config, corpus)
-    split = "test" if any(one.split == "test" for one in held) else "valid"
+    split = "test" if "test" in {one.split for one in held} else "valid"
     measured = [one for one in held if one.split == split]
     headline = choose_headline([one.source for one in measured], config.headline_source)
     train, all_train = training_bytes(corpus, headline, config.classics_train_bytes)
     scopes = {one.source: [one] for one in measured}
-    if len(measured) > 1:
-        scopes[WHOLE] = measured
-    after = [] if base is None else [one for one in measured if one.source == headline]
+    scopes |= {WHOLE: measured} if len(measured) > 1 else {}
+    after = scopes[headline] if base else []
     compared = {name: scopes[name] for name in (headline, WHOLE) if name in scopes}
     total = sum(token_count(base_lm, one) for one in [*held, *after])
     with _in_background(config, train, compared) as classic, _progress(total) as progress:
-        name = "model" if base is None else "base"
+        name = "base" if base else "model"
         losses, found = losses_of(config, base_lm, held, name, progress.advance)
         losses += losses_of(config, lm, after, "fine-tuned", progress.advance)[0]
         samples = draw_samples(config, base_lm, measured)

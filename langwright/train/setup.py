@@ -155,8 +155,7 @@ def prepare(
     updater.forget()
     steps, by_tokens = choices["total_steps"], config.steps is None
     timeline = Timeline(rows, batch_rows, steps, by_tokens=by_tokens, parts=form.data_size)
-    peak_lr, folder = config.optim.peak_lr, path.parent
-    changes = Changes(config.changes, timeline, peak_lr, folder, form, say)
+    changes = Changes(config.changes, timeline, config.optim.peak_lr, path.parent, form, say)
     return Setup(updater, form, choices, timeline, changes, config)
 
 
