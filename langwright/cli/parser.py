@@ -323,6 +323,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         ("--top-p", float, "draw from the likeliest tokens that make up this share"),
         ("--min-p", float, "draw only tokens at least this share as likely as the likeliest"),
         ("--repetition-penalty", float, "over 1: avoid what has been written already"),
+        (
+            "--penalty-alpha",
+            float,
+            "contrastive search, 0.6 is usual: of the --top-k likeliest tokens the one that "
+            "repeats least; nothing is drawn",
+        ),
         ("--seed", int, "same seed, same text"),
     ]
     for option, kind, help in options:

@@ -38,7 +38,13 @@ from langwright.generate.loop import (
 )
 from langwright.generate.modes import evaluating
 from langwright.generate.output import Completion, Output, Piece
-from langwright.generate.params import Beams, Constraint, Guidance, SamplingParams
+from langwright.generate.params import (
+    CANDIDATES,
+    Beams,
+    Constraint,
+    Guidance,
+    SamplingParams,
+)
 from langwright.generate.quality import compare_quality, own_text, read_bytes
 from langwright.generate.requests import Event, Request, RequestOutput
 from langwright.generate.sampling import Sampling, sample
@@ -47,6 +53,7 @@ from langwright.generate.stops import StopFinder
 from langwright.generate.weights import load_packed, pack_model, stored_blocks
 
 __all__ = [
+    "CANDIDATES",
     "BeamParams",
     "Beams",
     "Completion",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from langwright.base import UserError
+from langwright.generate.decoding.contrastive import check_prompt, longest_text
 from langwright.generate.language_model import LanguageModel
 from langwright.generate.params import Guidance, SamplingParams
 
@@ -46,6 +47,14 @@ def request_limit(
         return answer_limit(
             lm, prompt, params, lambda tokens: fits(tokens, [(length, tokens)] * beside)
         )
+    if params.penalty_alpha is not None:
+        _check_candidates(lm, params)
+        count = params.candidates - 1  # they share all but their last token
+        most = answer_limit(
+            lm, prompt, params, lambda tokens: fits(tokens, [(tokens - 1, tokens)] * count)
+        )
+        check_prompt(lm.config, prompt)
+        return min(most, longest_text(lm.config) - len(prompt))
     if params.guidance is None:
         return answer_limit(lm, prompt, params, fits)
     negative = negative_ids(lm, params.guidance)
@@ -94,6 +103,17 @@ def answer_limit(
         else:
             high = middle
     return low
+
+
+def _check_candidates(lm: LanguageModel, params: SamplingParams) -> None:
+    vocab = lm.config.vocab_size if lm.tokenizer is None else lm.tokenizer.vocab_size
+    if params.candidates > vocab:
+        raise UserError(
+            "more candidates than the model has tokens",
+            where="top_k",
+            found=params.candidates,
+            expected=f"at most {vocab}",
+        )
 
 
 def _check(lm: LanguageModel, prompt: Sequence[int], params: SamplingParams, where: str) -> None:

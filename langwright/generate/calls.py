@@ -72,9 +72,7 @@ def engine_for(lm: LanguageModel, lengths: Sequence[int], params: SamplingParams
     each = page_bytes(config, layout, lm.model.compute_dtype)
     # A block of each kind stays free for every text that runs.
     blocks = sum(layout.block_pages.values())
-    beside = params.beam.beams if params.beam else 2 if params.guidance else 1
-    beside *= params.best_of or 1
-    needs = [(layout.blocks(length) + 2) * blocks * beside for length in sorted(lengths)]
+    needs = [(layout.blocks(length) + 2) * blocks * params.rows for length in sorted(lengths)]
     wanted = (sum(needs[-MOST_TEXTS:]) + RESERVED) * each
     least = (max(needs, default=2 * blocks) + RESERVED) * each
     budget = min(wanted, max(least, free_bytes(lm.model.device) // 2))

@@ -1,31 +1,35 @@
-"""The decoding step compiled: a few blocks with static shapes, used for all layers.
+"""The decoding step with static shapes: compiled, a few blocks for all layers; on CUDA recorded.
 
 Small models on few cores spend their time between operations, not in them. So the step of one new
 token for each text is compiled, a few blocks once for all layers: rows and pages are padded to
 powers of two, so that few shapes exist. What torch's compiler makes is kept on disk for the next
-start. Prompts, and models with something that this path does not have, run as they are.
+start. On CUDA the whole step of each shape becomes one graph, see graphs.py. Prompts, and models
+with something that this path does not have, run as they are.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from langwright.generate.engine_config import EngineConfig
 from langwright.generate.forward import Hidden, plain_hidden
+from langwright.generate.graphs import CudaRecorder, Record, StepGraphs
 from langwright.generate.paged_cache import (
     GLOBAL,
     WASTE,
     ZEROS,
     PagedCache,
-    PagedLayer,
     PagedStore,
     follows_length,
 )
+from langwright.generate.stats import EngineStats
 from langwright.model import Guide, LayerCache, Transformer, rotary_tables
 
 LEAST_PAGES = 8  # smaller tables are padded to this
@@ -64,28 +68,41 @@ def blocks_step(
     rotary: tuple[Tensor, Tensor] | None,
     mask: Tensor,
     kept: Sequence[tuple[Tensor, Tensor]],
-    where: Sequence[tuple[Tensor, Tensor]],
+    places: Tensor,
+    pages: Tensor,
 ) -> Tensor:
     """Some blocks on one new token of each row: x (B, 1, D) -> (B, 1, D)."""
-    for block, one, (places, pages) in zip(blocks, kept, where, strict=True):
+    for block, one in zip(blocks, kept, strict=True):
         x = block.forward(x, Guide(rotary, mask), StaticLayer(one, places, pages))
     return x
 
 
 class CompiledHidden:
-    """A `Hidden` whose steps of one token are compiled.
+    """A `Hidden` whose steps of one token have static shapes.
 
     Args:
         model: what runs; its `_follow` is what this must equal.
         store: whose pages are read and written.
-        compile: False runs the same path uncompiled, for tests.
+        compile: False runs the same path uncompiled.
+        recorder: records the steps, see `StepGraphs`; None: they are not recorded.
+        exact: recorded steps must give the same bits.
+        stats: is told what was chosen.
     """
 
-    def __init__(self, model: Transformer, store: PagedStore, compile: bool = True) -> None:
-        self.model, self.store = model, store
+    def __init__(
+        self,
+        model: Transformer,
+        store: PagedStore,
+        compile: bool = True,
+        recorder: Callable[[], Record] | None = None,
+        exact: bool = False,
+        stats: EngineStats | None = None,
+    ) -> None:
+        self.model, self.store, self.stats = model, store, stats
         self.plain: Hidden = plain_hidden(model)
         self.step = blocks_step
         self.shapes: set[tuple[int, int]] = set()
+        self.told = "static shapes, compiled" if compile else "static shapes"
         if compile:
             keep_on_disk()
             torch._dynamo.config.recompile_limit = max(
@@ -94,71 +111,87 @@ class CompiledHidden:
             self.step = torch.compile(
                 blocks_step, dynamic=False, options={"guard_filter_fn": _keep_guards}
             )
+        self.graphs: StepGraphs | None = None
+        if recorder is not None:
+            watched = [*model.parameters(), *model.buffers(), *store.kept[0], *store.kept[1]]
+            self.graphs = StepGraphs(self.one_token, watched, store.device, recorder, exact)
+        self._tell()
 
     def __call__(self, ids: Tensor, cache: PagedCache, counts: Tensor) -> Tensor:
         """ids (B, T), the cache, counts (B,) -> vectors (B, T, D)."""
         if ids.shape[1] != 1:
             return self.plain(ids, cache, counts)
-        rows, pages = padded(ids.shape[0]), padded(self._most_pages(cache), LEAST_PAGES)
-        if (rows, pages) not in self.shapes and len(self.shapes) >= MOST_SHAPES:
+        longest = cache.layout.blocks(max(cache.row_lengths) + 1)
+        shape = rows, pages = padded(ids.shape[0]), padded(longest, LEAST_PAGES)
+        if shape not in self.shapes and len(self.shapes) >= MOST_SHAPES:
             return self.plain(ids, cache, counts)
-        self.shapes.add((rows, pages))
-        return self._one_token(ids, cache, rows, pages)[: ids.shape[0]]
+        run = self.one_token if self.graphs is None else self.graphs
+        vectors = run(grow(ids, rows), numbers_of(cache, rows, pages))
+        if shape not in self.shapes:
+            self.shapes.add(shape)
+            self._tell()
+        return vectors[: ids.shape[0]]
 
-    def _most_pages(self, cache: PagedCache) -> int:
-        return cache.layout.blocks(max(cache.row_lengths) + 1)
-
-    def _one_token(self, ids: Tensor, cache: PagedCache, rows: int, count: int) -> Tensor:
-        """(rows, 1, D); rows behind the cache's own read zeros and write where nobody reads."""
-        model = self.model
-        x = model.embed(ids, cache.positions(1))
-        x = grow(x, rows)
-        config = model.config
+    def one_token(self, ids: Tensor, numbers: Tensor) -> Tensor:
+        """The step: ids (B, 1) and their `numbers_of` -> vectors (B, 1, D)."""
+        model, config, rows = self.model, self.model.config, ids.shape[0]
+        numbers = numbers.to(ids.device)
+        table, places, lengths = numbers.split((len(numbers) - 2 * rows, rows, rows))
+        table, positions = table.view(rows, -1), lengths[:, None]  # (B, N), (B, 1)
+        x = model.embed(ids, positions)
         rotary = None
         if config.turns(0) and config.rotary_width:
-            tables = rotary_tables(
-                cache.positions(1),
+            cos, sin = rotary_tables(
+                positions,
                 config.rotary_width,
                 config.rotary_base,
                 config.rotary_scaling,
                 config.context_length,
             )
-            cos, sin = (grow(table.to(model.compute_dtype), rows) for table in tables)
-            rotary = cos, sin
-        size = cache.layout.block_tokens
-        seen = torch.arange(count * size, device=ids.device) <= cache.lengths[:, None]  # (B, S)
-        mask = grow(seen, rows, True)[:, None, None]  # (rows, 1, 1, S)
-        kept: list[tuple[Tensor, Tensor]] = []  # of each layer
-        places: list[tuple[Tensor, Tensor]] = []
-        where: dict[int, tuple[Tensor, Tensor]] = {}
-        for layer in cache.layers:
-            assert isinstance(layer, PagedLayer)
-            page = layer.page
-            if page not in where:
-                written = grow(cache.write_places(GLOBAL, page, 1), rows, WASTE * size)
-                where[page] = written, self._table(cache, page, rows, count)
-            first, second = (half[layer.sublayer] for half in self.store.kept)
-            kept.append((first, second))
-            places.append(where[page])
+            rotary = cos.to(model.compute_dtype), sin.to(model.compute_dtype)
+        seen = table.shape[1] * self.store.layout.block_tokens  # S
+        mask = (torch.arange(seen, device=ids.device) <= positions)[:, None, None]  # (B, 1, 1, S)
         blocks = tuple(model.blocks)
+        # Of each layer: where there is one kind of layers, a page holds them all.
+        kept = tuple(zip(*self.store.kept, strict=True))
         for start in range(0, len(blocks), TOGETHER):
             some = slice(start, start + TOGETHER)
-            x = self.step(blocks[some], x, rotary, mask, tuple(kept[some]), tuple(places[some]))
+            x = self.step(blocks[some], x, rotary, mask, tuple(kept[some]), places, table)
         return x if model.norm is None else model.norm(x)
 
-    def _table(self, cache: PagedCache, page: int, rows: int, count: int) -> Tensor:
-        """(rows, count) page numbers."""
-        table = torch.full((rows, count), ZEROS)
-        for row, text in enumerate(cache.texts):
-            blocks = text.tables[GLOBAL][:count]
-            table[row, : len(blocks)] = torch.tensor(
-                [ZEROS if block is None else block.pages[page] for block in blocks]
-            )
-        return table.to(cache.device)
+    def _tell(self) -> None:
+        """Write down how the steps run, as far as is known."""
+        if self.stats is None:
+            return
+        self.stats.decoding = self.told
+        if self.graphs is not None:
+            yes, all_ = self.graphs.captured, len(self.graphs.shapes)
+            left_out = f", {all_ - yes} not" if all_ > yes else ""
+            self.stats.decoding += f"; CUDA graphs: {yes} shapes captured{left_out}"
+
+
+def numbers_of(cache: PagedCache, rows: int, pages: int) -> Tensor:
+    """What the step of one token must know of its texts, in one int64 tensor on the CPU, which is
+    one copy to a device: the pages that each row sees (rows x pages), where its token goes (rows,
+    counted in tokens), how many it holds (rows).
+
+    Rows behind the cache's own are texts of no token: they read zeros and write where nobody reads.
+    """
+    size = cache.layout.block_tokens
+    table = torch.full((rows, pages), ZEROS)
+    for row, text in enumerate(cache.texts):
+        blocks = text.tables[GLOBAL][:pages]
+        table[row, : len(blocks)] = torch.tensor(
+            [ZEROS if block is None else block.pages[0] for block in blocks]
+        )
+    lengths = torch.tensor(cache.row_lengths + [0] * (rows - len(cache.row_lengths)))
+    page = table.gather(1, (lengths // size)[:, None])[:, 0]
+    places = page.masked_fill(page == ZEROS, WASTE) * size + lengths % size
+    return torch.cat((table.flatten(), places, lengths))
 
 
 def compilable(model: Transformer, store: PagedStore) -> str | None:
-    """None if the compiled step can run this model; else why not."""
+    """None if the step with static shapes can run this model; else why not."""
     config = model.config
     if set(store.layout.block_pages) != {GLOBAL} or config.window:
         return "some layers see a window"
@@ -177,11 +210,19 @@ def compilable(model: Transformer, store: PagedStore) -> str | None:
     return None
 
 
-def fast_hidden(model: Transformer, store: PagedStore) -> Hidden:
-    """The compiled step where the model has one, else the model as it is."""
-    if compilable(model, store) is not None:
+def fast_hidden(
+    model: Transformer, store: PagedStore, config: EngineConfig, stats: EngineStats
+) -> Hidden:
+    """The step as `config` asks for it where the model has such a one, else the model as it is.
+    `stats.decoding` tells which."""
+    graphs = config.cuda_graphs and store.device.type == "cuda"
+    if not (config.compile or graphs):
         return plain_hidden(model)
-    return CompiledHidden(model, store)
+    if (why := compilable(model, store)) is not None:
+        stats.decoding += f": {why}"
+        return plain_hidden(model)
+    recorder = functools.partial(CudaRecorder, store.device) if graphs else None
+    return CompiledHidden(model, store, config.compile, recorder, config.deterministic, stats)
 
 
 def _keep_guards(guards: Sequence[Any]) -> list[bool]:

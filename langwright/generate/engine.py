@@ -22,9 +22,7 @@ from secrets import randbits
 import torch
 
 from langwright.base import UserError
-from langwright.generate.answer_limit import negative_ids, request_limit, start_id
-from langwright.generate.blocks import Digests
-from langwright.generate.decoding.beam import BeamSearch
+from langwright.generate.answer_limit import request_limit, start_id
 from langwright.generate.decoding.decoder import Decoder
 from langwright.generate.decoding.draft_model import DraftModel
 from langwright.generate.decoding.draw import row_seeds
@@ -35,15 +33,15 @@ from langwright.generate.decoding.several import fan_out
 from langwright.generate.engine_config import EngineConfig
 from langwright.generate.engine_memory import build_store
 from langwright.generate.language_model import LanguageModel
+from langwright.generate.members import Members, put_together
 from langwright.generate.modes import evaluating
 from langwright.generate.output import Output
-from langwright.generate.paged_cache import TextPages, follows_length
+from langwright.generate.paged_cache import follows_length
 from langwright.generate.params import SamplingParams
-from langwright.generate.requests import EndReason, Event, Request, RequestOutput, Text
+from langwright.generate.requests import EndReason, Event, Request, RequestOutput
 from langwright.generate.scheduler import Limits, Scheduler
 from langwright.generate.stats import EngineStats
 from langwright.generate.stepper import Stepper
-from langwright.generate.teams import Guided, Searching
 from langwright.generate.threads import StepThreads
 from langwright.generate.weights import with_weights
 
@@ -135,6 +133,7 @@ class Engine:
         if seeds is None:
             seeds = answer_seeds([prompt], [params])[0]
         request = Request(next(self._numbers), params, len(prompt), priority, deadline, on_token)
+        members = Members(request, self._layout, self.config.block_tokens, salt)
         tokenizer = self.lm.tokenizer
         for index, (child, seed) in enumerate(zip(children, seeds, strict=True)):
             state = DecodingRow(
@@ -146,8 +145,8 @@ class Engine:
                 tokenizer=tokenizer,
             )
             output = Output(index, state, limit=limit, tokenizer=tokenizer)
-            request.texts.append(self._text(request, index, output, prompt, salt))
-        self._put_together(request, salt)
+            request.texts.append(members.text(index, output, prompt))
+        put_together(members, self.lm, self._vocab)
         self._post(request, None)
         return request
 
@@ -237,6 +236,7 @@ class Engine:
                 "reused_tokens": scheduler.reused_tokens,
                 "threads": self.threads.count,
                 "calibrations": self.threads.calibrations,
+                "vector_bytes": sum(one.kept_bytes for one in list(self._live.values())),
             }
         )
 
@@ -264,38 +264,6 @@ class Engine:
             if self.busy:  # also what came in between
                 self._work.set()
         return events
-
-    def _text(
-        self,
-        request: Request,
-        index: int,
-        output: Output,
-        prompt: Sequence[int],
-        salt: str,
-        rank: int = 0,
-    ) -> Text:
-        pages = TextPages(self._layout, list(prompt))
-        digests = Digests(self.config.block_tokens, salt)
-        return Text(request, index, output, pages, digests, len(prompt), rank)
-
-    def _put_together(self, request: Request, salt: str) -> None:
-        """The teams of a request that asks for guidance or a beam search."""
-        params, answers = request.params, request.texts
-        if params.guidance is not None:
-            negative = negative_ids(self.lm, params.guidance)
-            for answer in answers:
-                other = self._text(request, answer.index, answer.output, negative, salt, rank=1)
-                answer.team = other.team = Guided(answer, other, params.guidance)
-        if params.beam is not None:
-            output, prompt = answers[0].output, answers[0].ids
-            beams = [
-                self._text(request, 0, output, prompt, salt, rank)
-                for rank in range(params.beam.beams)
-            ]
-            search = BeamSearch(params.beam, output.decoding.stop_ids, output.limit)
-            team = Searching(beams, answers, search, self._vocab)
-            for text in (*beams, *answers):
-                text.team = team
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """As `evaluating`, without walking through the model in every step."""

@@ -53,6 +53,11 @@ class EngineConfig(Config):
         description="compile the decoding step, where the model allows; the first start takes up "
         "to a minute, what it makes is kept on disk",
     )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="on CUDA, where the model allows: record the decoding step once for each shape "
+        "and replay it; each recording takes about as long as a few steps",
+    )
     speculate: Literal["none", "ngram", "draft"] = Field(
         default="none",
         description="guess tokens ahead: from the text itself, or with a small model",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from langwright.generate.kernels import Product, Reference, product
+from langwright.generate.kernels import Product, product
 from langwright.generate.quantise import GROUP, quantise
 from langwright.model import ExpertFeedForward
 
@@ -25,9 +25,7 @@ class PackedExperts(nn.Module):
     def __init__(self, weight: Tensor, to: str) -> None:
         super().__init__()
         self.out_features = weight.shape[1]
-        # PyTorch's 8-bit kernel reads beyond the end of rows that are no multiple of its registers.
-        kernel = Reference if weight.shape[2] % GROUP else product
-        self.of = nn.ModuleList(kernel(quantise(one, to)) for one in weight)
+        self.of = nn.ModuleList(product(quantise(one, to)) for one in weight)
 
     def forward(self, x: Tensor, counts: list[int]) -> Tensor:
         """x (M, K) sorted by expert, so many rows of each -> (M, N)."""

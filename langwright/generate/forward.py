@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from langwright.generate.padding import padded_ids
 from langwright.generate.paged_cache import PagedCache, PagedStore
 from langwright.generate.scheduler import Work
 from langwright.generate.weights import PackedTransformer
@@ -90,17 +91,20 @@ def plain_hidden(model: Transformer) -> Hidden:
 
 def run_group(
     model: Transformer, hidden: Hidden, store: PagedStore, works: Sequence[Work]
-) -> Tensor:
-    """One forward pass. The texts then hold their new tokens; logits (B, V) behind each's last."""
+) -> tuple[Tensor, Tensor]:
+    """One forward pass. The texts then hold their new tokens.
+
+    Returns:
+        Logits (B, V) behind each text's last token, and the vectors (B, T, D) that they come from,
+        of which the first `new` of each row are real.
+    """
     new = max(work.new for work in works)
-    ids = torch.zeros(len(works), new, dtype=torch.int64)  # (B, T), padded behind
-    for row, work in enumerate(works):
-        start = work.text.pages.length
-        ids[row, : work.new] = torch.tensor(work.text.ids[start : start + work.new])
+    texts = [(work.text.ids, work.text.pages.length, work.new) for work in works]
+    ids = padded_ids([text[start : start + count] for text, start, count in texts])  # (B, T)
     counts = [work.new for work in works]
     cache = PagedCache(model.config, store, [work.text.pages for work in works], new)
     places = torch.tensor(counts, device=store.device)
     vectors = hidden(ids.to(store.device), cache, places)  # (B, T, D)
     cache.advance(counts)
     last = vectors[torch.arange(len(works), device=store.device), places - 1]  # (B, D)
-    return model.logits(last)
+    return model.logits(last), vectors

@@ -25,6 +25,7 @@ from langwright.generate.decoding.settings import SamplingRows, process_logits
 from langwright.generate.decoding.speculative import SpeculationCounts, speculative_step
 from langwright.generate.modes import evaluating
 from langwright.generate.output import Completion, Output, Piece
+from langwright.generate.padding import padded_ids
 from langwright.generate.sampling import Sampling, sample
 from langwright.model import KVCache, Transformer
 from langwright.tokenizer import Tokenizer
@@ -213,10 +214,10 @@ def _outputs(
                 found=f"n = {each.n}, best_of = {each.best_of}",
                 fix="call generate_several",
             )
-        if each.guidance is not None or each.beam is not None:
+        if (each.guidance, each.beam, each.penalty_alpha) != (None, None, None):
             raise UserError(
-                "guidance and beam search are the engine's",
-                fix="use an Engine, or call generate_guided or beam_search",
+                "guidance and searches are the engine's",
+                fix="use an Engine, or call generate_guided, beam_search or contrastive_search",
             )
         ids = list(prompt) or [_start(tokenizer, start_id)]
         cropped = cropped_tokens(len(ids), each.max_tokens, context)
@@ -252,12 +253,12 @@ def _prefill(model: Transformer, rows: Sequence[Output]) -> tuple[KVCache, Tenso
     """Run the prompts; give the filled cache and each row's logits (B, V) after its last token."""
     device = next(model.parameters()).device
     lengths = [len(row.prompt) for row in rows]
-    longest = max(lengths)
     capacity = max(len(row.prompt) + row.limit for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64, device=device)  # (B, T)
-    for index, row in enumerate(rows):
-        ids[index, : len(row.prompt)] = torch.tensor(row.prompt, device=device)
+    ids = padded_ids([row.prompt for row in rows]).to(device)  # (B, T)
     cache = KVCache(model.config, len(rows), capacity, device, model.compute_dtype)
+    cache.ids[:] = ids[:, :1]  # where a row has no ids yet, its own stand for them: `padded_ids`
+    if cache.history is not None:
+        cache.history.ids[:] = ids[:, :1].cpu()
     counts = torch.tensor(lengths, device=device)
     hidden = model.hidden(ids, cache=cache, counts=counts)  # (B, T, D)
     cache.advance(lengths)

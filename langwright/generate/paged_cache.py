@@ -232,6 +232,7 @@ class PagedCache(KVCache):
             history.tables = [text.turned for text in texts]
             for row, text in enumerate(texts):
                 held = torch.tensor(text.ids[: text.length], dtype=torch.int64)
+                history.ids[row] = text.ids[0]  # padding is of the text's own, see `padded_ids`
                 history.ids[row, : text.length] = held
             self.history = history
         self._tensor: Tensor | None = None
@@ -260,7 +261,7 @@ class PagedCache(KVCache):
     def before(self) -> Pair:
         """As of `KVCache`."""
         last = [
-            text.ids[length - 1] if length else 0
+            text.ids[max(0, length - 1)]  # of an empty row: not known, but the text's own
             for text, length in zip(self.texts, self.row_lengths, strict=True)
         ]
         return torch.tensor(last, device=self.device)[:, None], self.lengths[:, None] > 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from langwright.base import Config
 
@@ -47,7 +49,9 @@ class Guidance(Config):
     """Classifier-free guidance: away from what the model would say to another prompt."""
 
     scale: float = Field(
-        description="1 = the model as it is, above 1 = further away from the other prompt"
+        ge=-100.0,
+        le=100.0,
+        description="1 = the model as it is, above 1 = further away from the other prompt",
     )
     negative: list[int] | str = Field(
         default="",
@@ -65,10 +69,13 @@ class Beams(Config):
     diversity: float = Field(
         default=0.5,
         ge=0.0,
+        le=1000.0,
         description="taken from a token's score for each earlier group's beam that chose it",
     )
     length_penalty: float = Field(
         default=1.0,
+        ge=-10.0,
+        le=10.0,
         description="texts are compared by log-probability / length ** this; 0 = the sum",
     )
 
@@ -79,11 +86,17 @@ class Beams(Config):
         return self
 
 
-# What acts on a draw, or on a text that grows at its end only: a search has neither.
-NOT_FOR_BEAMS = (
+# What acts on a draw: a search has none. (Temperature, top_p and seed have defaults that draw.)
+NOT_FOR_SEARCHES = (
     *("min_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"),
-    *("bad_words", "bad_ids", "best_of", "stop", "logprobs", "constraint", "guidance"),
+    *("min_p", "typical_p", "bad_words", "bad_ids", "best_of", "logprobs", "constraint"),
+    "guidance",
 )
+# And what acts on a text that grows at its end only.
+NOT_FOR_BEAMS = (*NOT_FOR_SEARCHES, "top_k", "stop", "penalty_alpha")
+NOT_FOR_CONTRAST = (*NOT_FOR_SEARCHES, "n")
+CANDIDATES = 4  # of a contrastive search, where top_k does not say
+MOST_CANDIDATES = 256
 
 
 class SamplingParams(Config):
@@ -100,7 +113,12 @@ class SamplingParams(Config):
         le=100.0,
         description="divides the logits; 0 = greedy, 1 = the model as it is",
     )
-    top_k: int = Field(default=0, ge=0, description="keep only the k likeliest tokens; 0 = all")
+    top_k: int = Field(
+        default=0,
+        ge=0,
+        description="keep only the k likeliest tokens; 0 = all. With penalty_alpha: candidates at "
+        f"each step; 0 = {CANDIDATES}",
+    )
     top_p: float = Field(
         default=0.9,
         ge=0.0,
@@ -181,33 +199,55 @@ class SamplingParams(Config):
         default=None,
         description="search for the likeliest answers in place of drawing them; engine only",
     )
+    penalty_alpha: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="contrastive search: of the top_k likeliest tokens the one of the highest "
+        "(1 - this) probability - this * likeness to what was said; none = off; engine only",
+    )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_contrastive(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.keys() & {"contrastive", "penalty_alpha"}:
-            raise ValueError(
-                "contrastive search needs the vectors of all tokens so far, which no cache keeps: "
-                "call contrastive_search(model, prompt, k=..., alpha=...)"
-            )
-        return values
+    @property
+    def candidates(self) -> int:
+        """Candidates at each step of a contrastive search."""
+        return self.top_k or CANDIDATES
+
+    @property
+    def rows(self) -> int:
+        """Texts that go through the model at a time for one prompt."""
+        if self.beam is not None:
+            return self.beam.beams
+        if self.penalty_alpha is not None:
+            return self.candidates
+        return (self.best_of or self.n) * (2 if self.guidance is not None else 1)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.best_of is not None and self.best_of < self.n:
-            raise ValueError("best_of must be at least n")
+            raise _misfit("best_of", "best_of must be at least n")
         if self.min_tokens > self.max_tokens:
-            raise ValueError("min_tokens must be at most max_tokens")
+            raise _misfit("min_tokens", "min_tokens must be at most max_tokens")
         if any(not word for word in self.bad_words) or any(not ids for ids in self.bad_ids):
             raise ValueError("bad_words and bad_ids hold an empty text")
         if any(abs(bias) > 1000 for bias in self.logit_bias.values()):
-            raise ValueError("a logit_bias must lie between -1000 and 1000")
+            raise _misfit("logit_bias", "a logit_bias must lie between -1000 and 1000")
         if self.beam is not None:
-            fields = type(self).model_fields
-            for name in NOT_FOR_BEAMS:
-                default = fields[name].get_default(call_default_factory=True)
-                if getattr(self, name) != default:
-                    raise ValueError(f"a beam search draws nothing: {name} does not go with it")
+            self._refuse("a beam search", NOT_FOR_BEAMS)
             if self.n > self.beam.beams:
-                raise ValueError("n must be at most beam.beams")
+                raise _misfit("n", "n must be at most beam.beams")
+        if self.penalty_alpha is not None:
+            self._refuse("a contrastive search", NOT_FOR_CONTRAST)
+            if self.top_k > MOST_CANDIDATES:
+                raise _misfit("top_k", f"a search has at most {MOST_CANDIDATES} candidates (top_k)")
         return self
+
+    def _refuse(self, search: str, names: Sequence[str]) -> None:
+        fields = type(self).model_fields
+        for name in names:
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True):
+                raise _misfit(name, f"{search} draws nothing: {name} does not go with it")
+
+
+def _misfit(field: str, why: str) -> PydanticCustomError:
+    """Settings that do not fit together; whoever tells it finds the `field` in the context."""
+    return PydanticCustomError("fields_disagree", "{why}", {"why": why, "field": field})

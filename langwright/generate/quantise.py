@@ -62,7 +62,7 @@ def quantise_int4(weight: Tensor, group: int = GROUP) -> Grouped:
 
     Each group's range is tried whole and shrunk (a far value is cut so that the others lie closer);
     scale and zero are then mended by least squares, which has a closed form for fixed codes. The
-    trial with the least squared error stays. Without the trials the error is about a tenth larger.
+    trial with the least squared error stays.
     """
     columns = weight.shape[1]
     if columns % group:
@@ -80,10 +80,9 @@ def _int4_rows(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     best = torch.full_like(low, float("inf"))
     kept = torch.zeros_like(x), torch.zeros_like(low), torch.zeros_like(low)
     for shrink in SHRINKS:
-        scale = 2 * half * shrink / 15
         begin = centre - half * shrink
-        codes = ((x - begin) * _inverse(scale)).round().clamp(0, 15)
-        scale, begin = _least_squares(x, codes, scale, begin)
+        codes = ((x - begin) * _inverse(2 * half * shrink / 15)).round().clamp(0, 15)
+        scale, begin = _least_squares(x, codes)
         error = (x - codes * scale - begin).square().sum(-1, keepdim=True)
         better = error < best
         best = torch.where(better, error, best)
@@ -93,13 +92,12 @@ def _int4_rows(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     return codes.to(torch.uint8).flatten(1), scale[..., 0], (begin + 8 * scale)[..., 0]
 
 
-def _least_squares(x: Tensor, codes: Tensor, scale: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
+def _least_squares(x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """The scale and begin (N, G, 1) with the least squared error for these codes."""
     mean_x, mean_c = x.mean(-1, keepdim=True), codes.mean(-1, keepdim=True)
     spread = (codes - mean_c).square().sum(-1, keepdim=True)
     slope = ((codes - mean_c) * (x - mean_x)).sum(-1, keepdim=True) * _inverse(spread)
-    fits = spread > 0  # else all codes are equal, and the begin says everything
-    return torch.where(fits, slope, scale), torch.where(fits, mean_x - slope * mean_c, begin)
+    return slope, mean_x - slope * mean_c  # where all codes are equal the slope is 0
 
 
 def _inverse(x: Tensor) -> Tensor:

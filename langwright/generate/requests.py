@@ -68,6 +68,25 @@ class Team:
         self.logits[text] = logits
         return len(self.logits) == len(self.texts)
 
+    def read(self, text: Text, vectors: Tensor) -> None:
+        """A member's newest tokens went through the model: their last vectors (T, D)."""
+
+    def skips(self, text: Text) -> int | None:
+        """How many of a member's first tokens need not be read if the cache has them; None: all."""
+        return None
+
+    def gave_way(self) -> None:
+        """A member has lost its memory, and will be read again."""
+
+    def forget(self) -> None:
+        """Nobody needs the members any more."""
+        self.logits.clear()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that are kept for the team beside the cache, the members' logits aside."""
+        return 0
+
 
 @dataclass(eq=False)
 class Text:
@@ -162,6 +181,11 @@ class Request:
         for text in self.texts:
             found.update(dict.fromkeys([text] if text.team is None else text.team.texts))
         return list(found)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that its teams keep beside the cache."""
+        return sum(team.kept_bytes for team in {text.team for text in self.texts} if team)
 
     @property
     def finished(self) -> bool:

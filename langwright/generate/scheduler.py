@@ -187,6 +187,8 @@ class Scheduler:
         self._release(text)
         self.add(text)
         self.preemptions += 1
+        if text.team is not None:
+            text.team.gave_way()
 
     def _admit(self, works: dict[Text, int], budget: int) -> None:
         """Start waiting texts, in order, as long as there are places, budget and memory."""
@@ -303,11 +305,16 @@ class Scheduler:
             return len(text.ids)
         return text.prompt_length - text.prompt_length % FIXED_PIECE
 
-    def _usable(self, text: Text) -> int:
-        """Blocks that the text could take over; its last token must be read in any case."""
-        size = self.layout.block_tokens
+    def _whole(self, text: Text) -> int:
+        """Blocks that texts could share; the last token must be read in any case."""
         tokens = min(self._shareable(text), len(text.ids) - 1)
-        return tokens // size if self.limits.reuse else 0
+        return tokens // self.layout.block_tokens if self.limits.reuse else 0
+
+    def _usable(self, text: Text) -> int:
+        """Blocks that the text could take over."""
+        skips = None if text.team is None else text.team.skips(text)
+        found = self._whole(text)
+        return found if skips is None else min(found, skips // self.layout.block_tokens)
 
     def _digests(self, text: Text) -> list[bytes]:
         return text.digests.upto(text.ids, self._usable(text))
@@ -353,7 +360,7 @@ class Scheduler:
         return {digest for text in reading for digest in self._unnamed(text)}
 
     def _unnamed(self, text: Text) -> set[bytes]:
-        return set(self._digests(text)[text.named :])
+        return set(text.digests.upto(text.ids, self._whole(text))[text.named :])
 
     def _release(self, text: Text) -> None:
         for table in text.pages.tables.values():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from langwright.base import UserError
 from langwright.generate.compiled import fast_hidden
+from langwright.generate.contrasting import Contrasting
 from langwright.generate.decoding.decoder import Decoder, Drawn, RowError
 from langwright.generate.decoding.proposals import Proposer
 from langwright.generate.decoding.speculative import SpeculationCounts, speculative_step
 from langwright.generate.engine_config import EngineConfig
-from langwright.generate.forward import Costs, costs_of, groups, plain_hidden, run_group
+from langwright.generate.forward import Costs, costs_of, groups, run_group
 from langwright.generate.output import Piece
 from langwright.generate.paged_cache import PagedCache, PagedStore, follows_length
 from langwright.generate.requests import EndReason, Event, Team, Text
@@ -52,7 +55,7 @@ class Stepper:
         self._proposer = None if follows_length(model.config) else proposer
         self._speculation = SpeculationCounts()
         self._costs: Costs = costs_of(model, store.token_bytes)
-        self.hidden = fast_hidden(model, store) if config.compile else plain_hidden(model)
+        self.hidden = fast_hidden(model, store, config, stats)
 
     def advance(self, works: list[Work]) -> list[Event]:
         """One step; what it gave."""
@@ -70,13 +73,16 @@ class Stepper:
             if not group:
                 continue
             try:
-                logits = run_group(self._model, self.hidden, self._store, group)  # (B, V)
+                # (B, V), (B, T, D)
+                logits, vectors = run_group(self._model, self.hidden, self._store, group)
             except Exception as error:  # whatever it is, it must not reach the other texts
                 events += self.fail([work.text for work in group], error)
                 continue
             for row, work in enumerate(group):
                 self._stats.prompt_tokens += work.of_prompt
                 team = work.text.team
+                if team is not None:
+                    team.read(work.text, vectors[row, : work.new])
                 if work.text.unread or team is not None:
                     self._scheduler.settle(work.text)
                 if work.text.unread == 0:
@@ -85,10 +91,15 @@ class Stepper:
                     elif team.note(work.text, logits[row]):
                         complete.append(team)
         for team in complete:
-            if isinstance(team, Searching):
-                events += self._search(team)
-            elif isinstance(team, Guided) and not team.leader.over:
-                ready.append((team.leader, team.mixed()))
+            try:
+                if isinstance(team, Searching):
+                    events += self._search(team)
+                elif isinstance(team, Contrasting):
+                    events += self._contrast(team)
+                elif isinstance(team, Guided) and not team.leader.over:
+                    ready.append((team.leader, team.mixed()))
+            except Exception as error:
+                events += self.fail(team.texts[:1], error)
         for part in [[one] for one in ready] if fixed else [ready]:
             events += self._draw(part)
         if guessing:
@@ -121,19 +132,42 @@ class Stepper:
         answers = list(team.answers)
         if all(answer.reason is not None for answer in answers):
             return []
-        if any(bool(row.isnan().any()) for row in team.logits.values()):
-            return self.fail(answers[:1], UserError("the model gave no numbers (NaN)"), wipe=True)
+        if _broken(team):
+            return self.fail(answers[:1], _no_numbers(), wipe=True)
         before = team.texts
         moves = team.advance()
         if moves is None:
             return self._found(team)
-        self._scheduler.fork([text for text, _, _ in moves], [source for _, source, _ in moves])
+        self._go_on(moves)
         for text in before:
             if text not in team.texts:
                 self._scheduler.drop(text)
+        return []
+
+    def _contrast(self, team: Contrasting) -> list[Event]:
+        """One step of a contrastive search: a candidate becomes the answer's next token."""
+        answer, events = team.answer, []
+        if answer.reason is not None:
+            return []
+        if _broken(team):
+            return self.fail([answer], _no_numbers(), wipe=True)
+        best = team.best()
+        if best is not None:
+            try:
+                answer.output.decoding.take(best.ids[-1])
+                piece = answer.output.take(best.ids[-1])
+            except Exception as error:
+                return self.fail([answer], error)
+            events.append(self._keep(answer, piece))
+        if answer.reason is None:
+            self._go_on(team.propose(best))
+        return events
+
+    def _go_on(self, moves: Sequence[tuple[Text, Text, int]]) -> None:
+        """Each text goes on from its source by a token."""
+        self._scheduler.fork([text for text, _, _ in moves], [source for _, source, _ in moves])
         for text, _, token in moves:
             text.ids.append(token)
-        return []
 
     def _found(self, team: Searching) -> list[Event]:
         """The answers of a search that is at its end, the best first."""
@@ -159,7 +193,7 @@ class Stepper:
         events: list[Event] = []
         if any(broken):
             dead = [text for text, is_broken in zip(texts, broken, strict=True) if is_broken]
-            events += self.fail(dead, UserError("the model gave no numbers (NaN)"), wipe=True)
+            events += self.fail(dead, _no_numbers(), wipe=True)
         left = [row for row, is_broken in enumerate(broken) if not is_broken]
         drawn: Drawn | None = None
         while left and drawn is None:
@@ -237,6 +271,14 @@ class Stepper:
         elif text.over:
             for member in text.team.texts:
                 self._scheduler.drop(member)
-            text.team.logits.clear()
+            text.team.forget()
         reason = text.reason or "length"
         self._stats.finished[reason] = self._stats.finished.get(reason, 0) + 1
+
+
+def _broken(team: Team) -> bool:
+    return any(bool(row.isnan().any()) for row in team.logits.values())
+
+
+def _no_numbers() -> UserError:
+    return UserError("the model gave no numbers (NaN)")

@@ -3,8 +3,8 @@
 - ``sdpa``: torch's fused `scaled_dot_product_attention`.
 - ``sliced``: our own form for CPUs, see sliced_attention.py.
 - ``summed``: one query at a time in compiled code.
-- ``flex``: torch's FlexAttention, compiled for CUDA: soft caps, sinks, and windows of which only
-  the blocks in sight are touched (Dong et al. 2024, arXiv:2412.05496).
+- ``flex``: torch's FlexAttention, compiled for CUDA: soft caps, sinks, and windows and documents of
+  which only the blocks in sight are touched (Dong et al. 2024, arXiv:2412.05496).
 - ``written out``: `attention_reference`, the scores standing whole.
 """
 
@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from langwright.model.config import ModelConfig
-from langwright.model.masks import causal_mask
+from langwright.model.masks import BLOCK, causal_mask
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-FLEX_QUERIES = 128  # one block of FlexAttention; with fewer queries there is nothing to skip
+FLEX_QUERIES = BLOCK  # with fewer there is nothing to skip
 FLEX_WIDTH = 16  # the narrowest head that it takes
+FLEX_FORMS = 64  # shapes and masks that it is compiled for
 FLEX_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SLICED_QUERIES = 16  # with fewer the slices' bookkeeping costs more than it saves
 
@@ -38,6 +39,7 @@ def choose_kernel(
     window: bool = False,
     softcap: bool = False,
     sinks: bool = False,
+    documents: bool = False,
     dropout: bool = False,
     blocks: bool = True,
 ) -> tuple[str, str]:
@@ -47,12 +49,12 @@ def choose_kernel(
         device: "cpu", "cuda", ...
         dtype: of queries, keys and values.
         queries: T, tokens at a time.
-        window, softcap, sinks, dropout: which options are in use.
+        window, softcap, sinks, documents, dropout: which options are in use.
         blocks: FlexAttention's mask can be made: see `kernel_of`.
     """
     blocks = blocks and queries >= FLEX_QUERIES and dtype in FLEX_DTYPES and not dropout
-    if device == "cuda" and blocks and (softcap or sinks or window):
-        return "flex", "soft caps, sinks and windows in one fused kernel"
+    if device == "cuda" and blocks and (softcap or sinks or window or documents):
+        return "flex", "soft caps, sinks, windows and documents in one fused kernel"
     if device == "cpu" and queries >= SLICED_QUERIES and not dropout:
         if softcap:
             return "sliced", "torch's kernel has no soft cap; this one never holds all scores"
@@ -76,10 +78,12 @@ def kernel_of(
     queries: int,
     *,
     local: bool = False,
+    documents: bool = False,
     dropout: float = 0.0,
+    cached: bool = False,
 ) -> tuple[str, str]:
-    """`choose_kernel` for whole rows in a local or a global layer of this model (keys in a cache
-    grow in number with every step: FlexAttention would be compiled anew for each)."""
+    """`choose_kernel` for a local or a global layer of this model. `cached`: keys in a cache grow
+    in number with every step, and FlexAttention would be compiled anew for each."""
     window = local and config.window is not None and config.window < queries
     widths = [config.head_size]
     if config.latent:
@@ -92,8 +96,9 @@ def kernel_of(
         window=window,
         softcap=config.attention_softcap is not None,
         sinks=config.attention_sinks,
+        documents=documents,
         dropout=dropout > 0.0,
-        blocks=min(widths) >= FLEX_WIDTH and not biased,
+        blocks=min(widths) >= FLEX_WIDTH and not biased and not cached,
     )
 
 
@@ -108,27 +113,42 @@ def attention_kernel(
 
     Args:
         queries: tokens at a time; default the context length.
-        training: attention dropout is in use.
+        training: whole rows, with attention dropout where the model has it; else a text is read
+            into a cache.
 
-    Where local and global layers differ, both are named.
+    Where local and global layers differ, or rows of one document and of several, both are named.
     """
+    kind, queries = torch.device(device).type, queries or config.context_length
     dropout = config.dropout_attention if training else 0.0
-    found = {}
-    for local in sorted({config.is_local(layer) for layer in range(config.layers)}):
-        found[local] = kernel_of(
-            config,
-            torch.device(device).type,
-            dtype,
-            queries or config.context_length,
-            local=local,
-            dropout=dropout,
+
+    def told(documents: bool) -> tuple[str, str]:
+        found = {
+            local: kernel_of(
+                config,
+                kind,
+                dtype,
+                queries,
+                local=local,
+                documents=documents,
+                dropout=dropout,
+                cached=not training,
+            )
+            for local in sorted({config.is_local(layer) for layer in range(config.layers)})
+        }
+        if len({name for name, _ in found.values()}) == 1:
+            return next(iter(found.values()))
+        words = {True: "local layers", False: "global layers"}
+        return (
+            ", ".join(f"{name} in {words[local]}" for local, (name, _) in found.items()),
+            "; ".join(f"{words[local]}: {reason}" for local, (_, reason) in found.items()),
         )
-    if len({name for name, _ in found.values()}) == 1:
-        return next(iter(found.values()))
-    words = {True: "local layers", False: "global layers"}
+
+    (plain, why), (packed, why_packed) = told(False), told(training)
+    if plain == packed:
+        return plain, why
     return (
-        ", ".join(f"{name} in {words[local]}" for local, (name, _) in found.items()),
-        "; ".join(f"{words[local]}: {reason}" for local, (_, reason) in found.items()),
+        f"{plain}; {packed} where rows hold several documents",
+        f"{why}; several documents: {why_packed}",
     )
 
 
@@ -226,26 +246,6 @@ def flex(
     return y * left[..., None].to(y.dtype)
 
 
-def window_blocks(
-    t: int, s: int, window: int | None, segments: Tensor | None, device: torch.device
-) -> BlockMask:
-    """FlexAttention's mask of the last T of S tokens: causal, within the window, within a document
-    (segments (B, S))."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        query = query + (s - t)
-        allowed = query >= key
-        if window is not None:
-            allowed = allowed & (query - key < window)
-        if segments is not None:
-            allowed = allowed & (segments[row, query] == segments[row, key])
-        return allowed
-
-    rows = None if segments is None else segments.shape[0]
-    return create_block_mask(seen, rows, None, t, s, device=device)
-
-
 def dense_mask(blocks: BlockMask, t: int, s: int, device: torch.device) -> Tensor:
     """FlexAttention's mask as bool (B or 1, 1, T, S)."""
     from torch.nn.attention.flex_attention import create_mask
@@ -264,6 +264,15 @@ def _flex_function(device: str) -> Callable[..., Any]:
 
 @functools.cache
 def _compiled_flex() -> Callable[..., Any]:
+    """FlexAttention compiled, also where everything else runs uncompiled (evaluation in training):
+    the scores of the uncompiled one stand whole."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    torch._dynamo.config.recompile_limit = max(FLEX_FORMS, torch._dynamo.config.recompile_limit)
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        with torch.compiler.set_stance("default"):
+            return compiled(*arguments, **options)
+
+    return run

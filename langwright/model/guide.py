@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from langwright.model.attention_kernels import kernel_of, window_blocks
+from langwright.model.attention_kernels import kernel_of
 from langwright.model.cache import KVCache
 from langwright.model.config import ModelConfig
 from langwright.model.distance_bias import alibi, relative_buckets
-from langwright.model.masks import causal_mask, document_mask
+from langwright.model.masks import block_mask, causal_mask, document_mask
 from langwright.model.positions import rotary_tables
 from langwright.model.rotary_scaling import depends_on_length
 
@@ -95,13 +95,19 @@ def build_guides(
         documents = document_mask(segments, first)
         return documents if window is None else documents & causal_mask(t, s, device, window)
 
+    @functools.cache
+    def blocks_of(window: int | None) -> BlockMask:
+        return block_mask(t, s, window, segments, device)
+
     def build(local: bool, turned: bool) -> Guide:
         window = config.window if local and config.window and config.window < s else None
-        mask = blocks = None
-        if kernel_of(config, device.type, dtype, t, local=local, dropout=dropout)[0] == "flex":
-            blocks = window_blocks(t, s, window, segments, device)
-        else:
-            mask = masks(window)
+        documents = segments is not None
+        kernel, _ = kernel_of(
+            config, device.type, dtype, t, local=local, documents=documents, dropout=dropout
+        )
+        flex = kernel == "flex"
+        mask = None if flex else masks(window)
+        blocks = blocks_of(window) if flex else None
         rotary = _tables(config, local, positions, lengths, dtype) if turned else None
         return Guide(rotary, mask, bias, buckets, window, blocks)
 

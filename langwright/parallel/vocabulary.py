@@ -139,7 +139,7 @@ def _shared_rule(
     shifted = logits.sub_(top[:, None])
     index = targets - start
     counted = targets != IGNORE
-    here = counted & (index >= 0) & (index < logits.shape[1])
+    here = (index >= 0) & (index < logits.shape[1])  # never where ignored: that is negative
     index = torch.where(here, index, 0)[:, None]  # (n, 1)
     picked = shifted.gather(1, index)[:, 0] * here
     grad = shifted.exp_()

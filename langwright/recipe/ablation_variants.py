@@ -60,11 +60,12 @@ def read_variants(file: str | Path | None, vary: Sequence[Sequence[str]] = ()) -
         for name in found.variants:
             line = line_of(lines, ("variants", name))
             _check_name(name, f"{file}:{line}" if line is not None else str(file))
-    more = {_name_of(settings): Variant(set=list(settings)) for settings in vary}
-    twice = sorted(found.variants.keys() & more.keys())
-    if twice:
-        raise UserError("two variants of one name", where="--vary", found=twice[0])
-    variants = {**found.variants, **more}
+    variants = dict(found.variants)
+    for settings in vary:
+        name = _name_of(settings)
+        if name in variants:
+            raise UserError("two variants of one name", where="--vary", found=name)
+        variants[name] = Variant(set=list(settings))
     if not variants:
         raise UserError(
             "nothing to compare the recipe to",

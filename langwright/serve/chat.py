@@ -17,6 +17,7 @@ from langwright.serve.errors import ApiError
 from langwright.serve.generation import Generation
 from langwright.serve.limits import check_count, check_number, read_body
 from langwright.serve.openai_types import ChatBody, Tool
+from langwright.serve.prompts import with_negative
 from langwright.serve.replies import (
     AnswerMessage,
     CalledTool,
@@ -109,10 +110,10 @@ class _Chat:
                 )
                 for _ in range(n)
             ]
-            return [(chat.ids, self._params)]
+            return [(chat.ids, with_negative(server, self._params))]
 
         try:
-            await self.generation.start(n, prepare)
+            await self.generation.start(self._params.rows, prepare)
         except ApiError as error:
             if error.param == "prompt":  # the engine's word for it
                 error.param = "messages"

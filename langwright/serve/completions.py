@@ -18,7 +18,7 @@ from langwright.serve.errors import ApiError
 from langwright.serve.generation import Generation
 from langwright.serve.limits import check_count, check_number, read_body
 from langwright.serve.openai_types import CompletionBody
-from langwright.serve.prompts import as_prompts, encode_prompts
+from langwright.serve.prompts import as_prompts, encode_prompts, with_negative
 from langwright.serve.replies import (
     CompletionChoice,
     CompletionLogprobs,
@@ -85,12 +85,12 @@ class _Completions:
 
     async def start(self) -> None:
         """Hand the prompts to the engine; score them where that is asked."""
-        texts = (self._params.best_of or self._n) * len(self._prompts)
+        texts = self._params.rows * len(self._prompts)
 
         def prepare() -> list[tuple[list[int], SamplingParams | None]]:
             special = bool(self._body.parse_special)
             self._ids = encode_prompts(self._server, self._prompts, "prompt", special=special)
-            params = None if self._asked == 0 else self._params
+            params = None if self._asked == 0 else with_negative(self._server, self._params)
             return [(ids, params) for ids in self._ids]
 
         await self.generation.start(texts, prepare)

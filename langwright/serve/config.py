@@ -59,7 +59,9 @@ class ServeConfig(Config):
         default=None, ge=1, description="most tokens of an answer; none = what the context leaves"
     )
     max_prompts: int = Field(default=128, ge=1, description="most prompts or inputs in a request")
-    max_answers: int = Field(default=16, ge=1, description="highest n and best_of")
+    max_answers: int = Field(
+        default=16, ge=1, description="highest n and best_of, most beams and candidates of a search"
+    )
     max_stops: int = Field(default=16, ge=1, description="most stop strings, ids and bad words")
     max_stop_bytes: int = Field(default=256, ge=1, description="most bytes of each of them")
     max_logprobs: int = Field(default=20, ge=0, description="most alternatives of each token")

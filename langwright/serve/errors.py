@@ -102,11 +102,12 @@ def from_user_error(error: UserError) -> ApiError:
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """The first mistake in a request's body."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    """The first mistake in a request's body, or in the settings made of it."""
+    first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    return ApiError(400, f"{place}: {message}" if place else message, param=place or None)
+    param = place or first.get("ctx", {}).get("field")  # fields that do not go together name one
+    return ApiError(400, f"{place}: {message}" if place else message, param=param)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:

@@ -34,31 +34,35 @@ class Generation:
         self._closed = False
         self._left = 0  # answers that have not ended
         self._only_read = 0  # tokens of prompts that get no answer
+        self._searches = False  # nothing comes before a search is at its end
         self._last: float | None = None  # when the last piece came
         self.reasoning_tokens = 0
 
-    async def start(self, answers: int, prepare: Callable[[], Prompts]) -> None:
+    async def start(self, texts: int, prepare: Callable[[], Prompts]) -> None:
         """Enter the queue and hand the prompts to the engine.
 
         Args:
-            answers: in all; the queue counts them before `prepare` costs anything.
+            texts: that go through the model at a time in all: answers, beams, candidates, and what
+                answers are guided by. The queue counts them before `prepare` costs anything.
             prepare: gives the prompts; runs in a thread of its own.
         """
         server = self._server
         server.check_alive()
         try:
-            self._place = server.admission.enter(self._key, answers)
+            self._place = server.admission.enter(self._key, texts)
         except ApiError as error:
             self._reject(error)
             raise
         with self.failing():
             prompts = await server.apart(prepare)
-            server.admission.add_tokens(self._place, sum(len(ids) for ids, _ in prompts))
+            read = sum(len(ids) + _negative_tokens(params) for ids, params in prompts)
+            server.admission.add_tokens(self._place, read)
             for ids, params in prompts:
                 if params is None:
                     self._only_read += len(ids)
                 else:
                     self._left += params.best_of or params.n
+                    self._searches = self._searches or params.beam is not None
             await server.apart(lambda: self._submit(prompts))
         server.metrics.queue.add(time.monotonic() - self._began)
 
@@ -66,12 +70,12 @@ class Generation:
         """(number of the prompt, event) until every answer has ended.
 
         An answer that was cut by the deadline ends with "length". Raises `ApiError` when the engine
-        fails, or when there is no first token in time.
+        fails, or when there is no first token in time; of a beam search, all in time.
         """
         config = self._server.config
         while self._left:
             now = time.monotonic()
-            if self._last is None:
+            if self._last is None and not self._searches:
                 wait = self._began + config.first_token_seconds - now
             else:
                 wait = self._began + config.total_seconds + LATE - now
@@ -85,6 +89,8 @@ class Generation:
                     self._left -= 1
                 if event.finish_reason in ("error", "cancelled") and event.error != "deadline":
                     raise _failed(event.error or "")
+                if event.error == "deadline" and self._searches:
+                    raise self._late()
                 yield number, event
 
     async def read(self, work: Callable[[], T]) -> T:
@@ -170,12 +176,18 @@ class Generation:
     def _late(self) -> ApiError:
         admission = self._server.admission
         self._server.metrics.rejected["too_late"] += 1
+        late = "the search did not end" if self._searches else "no token"
         return ApiError(
             503,
-            "the server is too busy: no token in time",
+            f"the server is too busy: {late} in time",
             code="timeout",
             retry_after=admission.retry_after(),
         )
+
+
+def _negative_tokens(params: SamplingParams | None) -> int:
+    """Tokens that are read beside the prompt. (Beams and candidates read the prompt once.)"""
+    return 0 if params is None or params.guidance is None else len(params.guidance.negative)
 
 
 def _failed(why: str) -> ApiError:

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from langwright.generate import CANDIDATES
 from langwright.serve.config import ServeConfig
 from langwright.serve.errors import ApiError, from_validation
+from langwright.serve.openai_types import Sampled
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -61,6 +63,17 @@ def check_number(value: int | None, most: int, param: str) -> None:
     """At most so much."""
     if value is not None and value > most:
         raise ApiError(400, f"{param}: {value} is more than {most}", param=param)
+
+
+def check_search(body: Sampled, config: ServeConfig) -> None:
+    """Beams and candidates go through the model like answers: no more of them than of these."""
+    if body.beam is not None:
+        check_number(body.beam.beams, config.max_answers, "beam.beams")
+    if body.penalty_alpha is None:
+        return
+    if body.top_k is not None and body.top_k < 1:
+        raise ApiError(400, "top_k: a contrastive search needs 1 candidate or more", param="top_k")
+    check_number(body.top_k or CANDIDATES, config.max_answers, "top_k")
 
 
 def check_texts(values: list[str], config: ServeConfig, param: str) -> list[str]:

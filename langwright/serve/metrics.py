@@ -97,6 +97,7 @@ class Metrics:
             "cache_pages": float(engine.cache_pages),
             "cache_used_pages": float(engine.cache_used_pages),
             "cache_bytes": float(engine.cache_bytes),
+            "vector_bytes": float(engine.vector_bytes),
             **gauges,
         }
         for name, number in states.items():

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from langwright.generate import Beams, Guidance
+
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
@@ -41,6 +43,18 @@ class ResponseFormat(Body):
     json_schema: JsonSchema | None = Field(default=None, description="for type json_schema")
 
 
+class BeamOptions(Beams):
+    """Search for the likeliest texts."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class GuidanceOptions(Guidance):
+    """Away from what another prompt leads to."""
+
+    model_config = ConfigDict(strict=True)
+
+
 class Sampled(Body):
     """What completions and chats have in common."""
 
@@ -67,7 +81,9 @@ class Sampled(Body):
     )
     user: str | None = Field(default=None, description="ignored")
     # Not OpenAI's: sent through the client's extra_body.
-    top_k: int | None = Field(default=None, ge=-1, description="0 and -1: all")
+    top_k: int | None = Field(
+        default=None, ge=-1, description="0 and -1: all; with penalty_alpha: candidates, default 4"
+    )
     min_p: float | None = Field(default=None, ge=0, le=1, description="0: off")
     typical_p: float | None = Field(default=None, gt=0, le=1, description="1: off")
     repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1: off")
@@ -80,6 +96,17 @@ class Sampled(Body):
     guided_choice: list[str] | None = Field(default=None, description="one of these texts")
     guided_grammar: str | None = Field(default=None, description="a grammar: Lark or GBNF")
     response_format: ResponseFormat | None = Field(default=None, description="the answer's form")
+    beam: BeamOptions | None = Field(
+        default=None,
+        description="beam search: the n likeliest texts, none drawn; a stream brings them at its "
+        "end",
+    )
+    penalty_alpha: float | None = Field(
+        default=None, ge=0, le=1, description="contrastive search among top_k tokens; none drawn"
+    )
+    guidance: GuidanceOptions | None = Field(
+        default=None, description="away from what another prompt leads to"
+    )
 
 
 class CompletionBody(Sampled):

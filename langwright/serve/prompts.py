@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from langwright.generate import SamplingParams
 from langwright.serve.errors import ApiError
 from langwright.serve.server import Server
 
@@ -51,6 +52,15 @@ def encode_prompts(
         else:
             found.append(check_ids(server, prompt, param))
     return found
+
+
+def with_negative(server: Server, params: SamplingParams) -> SamplingParams:
+    """The same settings, what the answer is guided away from as ids."""
+    guidance = params.guidance
+    if guidance is None or not guidance.negative:  # nothing: the beginning of a text
+        return params
+    (ids,) = encode_prompts(server, [guidance.negative], "guidance.negative")
+    return params.replace(guidance=guidance.replace(negative=ids))
 
 
 def check_ids(server: Server, ids: list[int], param: str) -> list[int]:

@@ -5,13 +5,27 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pydantic import ValidationError
+
 from langwright.base import UserError
 from langwright.generate import Constraint, SamplingParams
 from langwright.serve.config import ServeConfig
-from langwright.serve.errors import ApiError, from_user_error
-from langwright.serve.limits import check_count, check_form, check_number, check_texts
+from langwright.serve.errors import ApiError, from_user_error, from_validation
+from langwright.serve.limits import (
+    check_count,
+    check_form,
+    check_number,
+    check_search,
+    check_texts,
+)
 from langwright.serve.openai_types import Sampled
 
+FORMS = {  # fields, and what kind of constraint each is
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
 _INTEGER = re.compile(r"[0-9]{1,9}")
 
 
@@ -31,6 +45,7 @@ def sampling_params(
     """
     check_number(body.n, config.max_answers, "n")
     check_number(best_of, config.max_answers, "best_of")
+    check_search(body, config)
     check_number(logprobs, config.max_logprobs, "top_logprobs")
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     stop_ids = body.stop_token_ids or []
@@ -49,18 +64,36 @@ def sampling_params(
         "logit_bias": _biases(body.logit_bias, config),
         "bad_words": check_texts(body.bad_words or [], config, "bad_words"),
         "n": body.n,
-        "best_of": best_of,
+        "best_of": None if best_of == (body.n or 1) else best_of,
         "stop": check_texts(stop, config, "stop"),
         "stop_ids": stop_ids,
         "ignore_eos": body.ignore_eos,
         "seed": None if body.seed is None else body.seed % 2**63,  # theirs may be negative
         "logprobs": logprobs,
         "constraint": constraint,
+        "beam": body.beam,
+        "penalty_alpha": body.penalty_alpha,
+        "guidance": body.guidance,
     }
     try:
-        return SamplingParams.parse({k: v for k, v in given.items() if v is not None})
-    except UserError as error:
-        raise from_user_error(error) from None
+        return SamplingParams.model_validate({k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        raise _named(from_validation(error), body) from None
+
+
+def _named(error: ApiError, body: Sampled) -> ApiError:
+    """The same, with the name that the client knows the field by."""
+    if error.param == "constraint":
+        error.param = _form(body)
+        error.args = (str(error).replace("constraint", error.param),)
+    return error
+
+
+def _form(body: Sampled) -> str:
+    """The field that a form for the answer comes from."""
+    given = (one for one in FORMS if getattr(body, one) is not None)
+    other = "tool_choice" if body.response_format is None else "response_format"
+    return next(given, other)
 
 
 def constraint_of(body: Sampled, config: ServeConfig) -> Constraint | None:
@@ -74,12 +107,7 @@ def constraint_of(body: Sampled, config: ServeConfig) -> Constraint | None:
             param = "response_format.json_schema.schema"
             raise ApiError(400, f"{param}: missing", param=param)
         found["response_format"] = ("json_schema", wanted.json_schema.schema_)
-    for name, kind in (
-        ("guided_json", "json_schema"),
-        ("guided_regex", "regex"),
-        ("guided_choice", "choice"),
-        ("guided_grammar", "grammar"),
-    ):
+    for name, kind in FORMS.items():
         value = getattr(body, name)
         if value is not None:
             found[name] = (kind, value)

@@ -60,7 +60,10 @@ class TrainConfig(Config):
         None, description="length of the run in passes over the data", gt=0
     )
     minutes: float | None = Field(
-        None, description="length of the run as time; turned into steps by the measured speed", gt=0
+        None,
+        description="length of the run as time; turned into steps by the measured speed, and "
+        "shortened should it take longer",
+        gt=0,
     )
     batch_tokens: int = Field(16384, description="tokens per update (rows x sequence_length)", ge=1)
     micro_batch_rows: int | None = Field(

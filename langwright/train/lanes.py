@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 from torch import nn
+
+from langwright.train.compiling import compile_blocks, undo_compile
 
 Result = TypeVar("Result")
 Work = Callable[[nn.Module, int], Result]
@@ -27,6 +29,7 @@ class Lanes:
     def __init__(self, model: nn.Module, count: int) -> None:
         self.count = count
         self.models = [model] + [_sharing_copy(model) for _ in range(count - 1)]
+        self._in_turn = False  # the next pass goes from lane to lane
         before = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
             count, "lane", initializer=torch.set_num_threads, initargs=(1,)
@@ -40,11 +43,28 @@ class Lanes:
         def lane(number: int) -> list[Result]:
             return [work(self.models[number], i) for i in range(number, count, self.count)]
 
-        running = [self._pool.submit(lane, number) for number in range(self.count)]
+        running: list[Future[list[Result]]] = []
+        for number in range(self.count):
+            running.append(self._pool.submit(lane, number))
+            if self._in_turn:
+                wait(running)
         wait(running)  # for all: a lane that failed must not leave others at work
+        self._in_turn = False
         by_lane = [each.result() for each in running]
         self._merge_gradients()
         return [by_lane[i % self.count][i // self.count] for i in range(count)]
+
+    def compile(self) -> None:
+        """Let the blocks of all lanes run compiled; the compiler works in the next pass, for one
+        lane after another: it is not made for several threads, and the first has done the work."""
+        for model in self.models:
+            compile_blocks(model)
+        self._in_turn = True
+
+    def undo_compile(self) -> None:
+        """Let them run as plain Python again."""
+        for model in self.models:
+            undo_compile(model)
 
     def drop_gradients(self) -> None:
         """Drop the gradients of all lanes but the first, whose parameters are the model's."""

@@ -17,7 +17,7 @@ from langwright.train.activation_checkpointing import (
     checkpoint_activations,
 )
 from langwright.train.choices import DTYPES, Choices, largest
-from langwright.train.compiling import blocks_of, compile_blocks, undo_compile
+from langwright.train.compiling import blocks_of
 from langwright.train.float8 import use_float8
 from langwright.train.lanes import can_have_lanes
 from langwright.train.offload import HostOptimizer
@@ -271,8 +271,8 @@ def choose_compile(
         return choices.decide("compile", False, f"not used on {device}")
     if seconds is not None and seconds * COMPILE_GAIN[device] < COMPILE_SECONDS:
         return choices.decide("compile", False, _too_short(seconds))
-    plain = probe.micro_seconds(updater.micro_rows)
-    passes = -(-probe.batch_rows // updater.micro_rows)
+    plain = probe.micro_seconds(updater.pass_rows)
+    passes = -(-probe.batch_rows // updater.pass_rows)
     if seconds is None:
         assert steps is not None
         seconds = steps * passes * plain
@@ -280,24 +280,24 @@ def choose_compile(
         return choices.decide("compile", False, _too_short(seconds))
     if (error := try_compile(probe)) is not None:
         return choices.decide("compile", False, f"the compiler failed: {error}")
-    compiled = probe.micro_seconds(updater.micro_rows)
+    compiled = probe.micro_seconds(updater.pass_rows)
     figures = f"a pass takes {1e3 * compiled:.1f} ms compiled, {1e3 * plain:.1f} ms not"
     if compiled > 0.97 * plain:
-        undo_compile(updater.model)
+        updater.undo_compile()
         return choices.decide("compile", False, figures)
     return choices.decide("compile", True, figures)
 
 
 def try_compile(probe: Probe) -> str | None:
     """Compile the blocks by running them once; the first line of the error if that fails."""
-    model = probe.updater.model
-    compile_blocks(model)
+    updater = probe.updater
+    updater.compile()
     try:
-        probe.micro_seconds(probe.updater.micro_rows)
+        probe.micro_seconds(updater.pass_rows)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the compiler and its C++ compiler can fail in many ways
-        undo_compile(model)
+        updater.undo_compile()
         torch.compiler.reset()
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
     return None
@@ -337,8 +337,6 @@ def _why_no_lanes(choices: Choices, probe: Probe, cores: int) -> str | None:
         return "one device"
     if probe.updater.form.size > 1:
         return "several processes"
-    if choices["compile"]:
-        return "the blocks are compiled"
     if not can_have_lanes(probe.updater.model):
         return "dropout draws its numbers in order"
     if cores == 1 or probe.batch_rows == 1:

@@ -31,7 +31,7 @@ from langwright.train.choices import (
     choose_micro_rows,
     even_part,
 )
-from langwright.train.compiling import compile_blocks, undo_compile
+from langwright.train.compiling import undo_compile
 from langwright.train.config import COSMETIC, TrainConfig
 from langwright.train.float8 import undo_float8, use_float8
 from langwright.train.host_memory import keep_freed_memory
@@ -289,8 +289,8 @@ def _choose(
         )
     steps = _fixed_steps(config, rows, probe.batch_rows)
     budget = None if config.minutes is None else 60.0 * config.minutes
-    choose_compile(config.compile, choices, probe, steps=steps, seconds=budget)
     choose_lanes(config.lanes, choices, probe)
+    choose_compile(config.compile, choices, probe, steps=steps, seconds=budget)
     if steps is not None:
         choices.decide("total_steps", steps, _length_reason(config))
         return
@@ -326,9 +326,9 @@ def _apply(choices: Choices, updater: Updater, config: TrainConfig) -> None:
     if choices["precision"] == "fp16":
         updater.loss_scale = LossScale(updater.device)
     updater.micro_rows = choices["micro_batch_rows"]
-    if choices["compile"]:
-        compile_blocks(updater.model)
     updater.use_lanes(choices["lanes"] if updater.form.size == 1 else 1)
+    if choices["compile"]:
+        updater.compile()
 
 
 def _batch_rows(config: TrainConfig, rows: Rows) -> int:

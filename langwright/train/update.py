@@ -12,6 +12,7 @@ from langwright.base import UserError, seed_for
 from langwright.dataset import Batch
 from langwright.optim import OptimizerSet
 from langwright.parallel import Alone
+from langwright.train.compiling import compile_blocks, undo_compile
 from langwright.train.lanes import Lanes
 from langwright.train.loss_scale import LossScale
 from langwright.train.objective import Objective
@@ -82,6 +83,19 @@ class Updater:
         if self.lanes is not None:
             self.lanes.close()
         self.lanes = Lanes(self.model, count) if count > 1 else None
+
+    @property
+    def pass_rows(self) -> int:
+        """Rows that go through forward and backward passes at a time."""
+        return self.micro_rows * (1 if self.lanes is None else self.lanes.count)
+
+    def compile(self) -> None:
+        """Let the blocks run compiled, in all lanes."""
+        compile_blocks(self.model) if self.lanes is None else self.lanes.compile()
+
+    def undo_compile(self) -> None:
+        """Let them run as plain Python again."""
+        undo_compile(self.model) if self.lanes is None else self.lanes.undo_compile()
 
     def update(self, step: int, batch: Batch, multiplier: float) -> Outcome:
         """Make one update from the global `batch`; the rate is `multiplier` times its peak.

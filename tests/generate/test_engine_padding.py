@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_cases import GREEDY, check_exact, engine_of, preset, prompts_of, random_model
+from engine_cases import (
+    GREEDY,
+    OPTIONS,
+    check_exact,
+    engine_of,
+    options,
+    preset,
+    prompts_of,
+    random_model,
+)
 
-from langwright.generate import SamplingParams
+from langwright.generate import NgramProposer, SamplingParams, generate_tokens
 from langwright.generate.blocks import BlockPool, Digests
 from langwright.generate.compiled import CompiledHidden
 from langwright.generate.decoding.row import DecodingRow
@@ -113,3 +122,54 @@ def test_every_guess_that_counts_is_written(pages, monkeypatch):
     check_exact(model, prompts, engine.generate(prompts, GREEDY.replace(max_tokens=24)), 1e-5)
     assert engine.stats().accepted_tokens > 0
     assert any(cut)  # memory was short at least once
+
+
+BROKEN = {  # families whose first embedding is no number, and the engine's settings
+    "llama-2m": {},
+    "gpt2-124m": {"cache_dtype": "int8"},
+    "gemma-3-1b": {},
+    "deepseek-v3": {},
+    "mixtral-8x7b": {},
+    "fastest-window": {},
+    "smear-longrope": {},
+    "longrope": {"step_tokens": 9},
+    "guesses": {"speculate": "ngram"},
+}
+
+
+def without_first(name, first):
+    """A model whose embedding of token 0 is `first`, and which never writes this token."""
+    config = options(name) if name in OPTIONS else preset("llama-2m" if name == "guesses" else name)
+    model = random_model(config.replace(tied=False))
+    with torch.no_grad():
+        model.tokens.weight[0] = first
+        model.head.weight[0] = 0.0
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"), [*((name, torch.nan) for name in BROKEN), ("llama-2m", torch.inf)]
+)
+def test_a_broken_embedding_harms_only_those_who_use_it(name, broken):
+    """Token 0 has no numbers, and no text uses it: padding must not bring it in."""
+    prompts = [[token or 1 for token in prompt] for prompt in PROMPTS]
+    settings = {"max_running": 5, **BROKEN[name]}
+    params = GREEDY.replace(max_tokens=10)
+    found = []
+    for first in (broken, 0.1):
+        model = without_first(name, first)
+        outputs = engine_of(model, **settings).generate([*prompts, [1, 2] * 6], params)
+        plain = generate_tokens(model, prompts, params)
+        found.append([one.answers[0].ids for one in outputs] + [one.ids for one in plain])
+        assert [one.error for one in outputs] == [None] * 6
+    assert found[0] == found[1] and not any(0 in ids for ids in found[0])
+
+
+def test_nor_guesses_of_the_plain_loop():
+    params, prompts = GREEDY.replace(max_tokens=12), [[1, 2, 3, 4] * 5, [5, 6, 7]]
+    found = []
+    for first in (torch.nan, 0.1):
+        model = without_first("guesses", first)
+        done = generate_tokens(model, prompts, params, proposer=NgramProposer(4))
+        found.append([one.ids for one in done])
+    assert found[0] == found[1] and not any(0 in ids for ids in found[0])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from engine_cases import GREEDY, engine_of, preset, random_model
 
 from langwright.generate import threads
-from langwright.generate.threads import Calibration, StepThreads
+from langwright.generate.threads import Calibration, Slowdown, StepThreads, calibrate_threads
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,42 @@ def test_why_a_number_was_chosen_is_told():
     assert real.told() == real.last.told() and real.calibrations == 1
 
 
+def test_the_first_turn_only_warms_up(monkeypatch):
+    """By a clock of the test's own: 100 s at first, then 1 s with a thread and 2 s with two."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(threads, "time", clock)
+    monkeypatch.setattr(threads, "candidates", lambda cores: [1, 2])
+    known = set()
+
+    def step():
+        count = torch.get_num_threads()
+        clock.now += 1.0 * count if count in known else 100.0
+        known.add(count)
+
+    assert calibrate_threads(step, rounds=1) == Calibration(1, {1: 1.0, 2: 2.0})
+    assert torch.get_num_threads() == 1  # though two were tried last
+
+
+def test_a_step_that_fails_leaves_the_threads_as_they_were(monkeypatch):
+    monkeypatch.setattr(threads, "candidates", lambda cores: [1, 2])
+    torch.set_num_threads(3)
+
+    def step():
+        if torch.get_num_threads() == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_threads(step)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("slow", "told"), [(4, False), (5, True)])
+def test_one_step_in_twenty_may_be_slow(slow, told):
+    watch = Slowdown(100)
+    assert not any(watch.add(1.0) for _ in range(100))
+    assert any(watch.add(3.0 if step < slow else 1.0) for step in range(100)) == told
+
+
 def test_only_like_steps_are_compared(measured):
     """More or longer texts take longer by nature."""
     watched = StepThreads(lambda: None, "auto", count=10)
@@ -70,6 +107,24 @@ def test_only_like_steps_are_compared(measured):
     for _ in range(20):
         watched.look([6], 6.0)
     assert (watched.count, watched.calibrations) == (1, 3)
+
+
+def test_all_kinds_of_steps_start_anew(measured):
+    """After a measurement the times of before were those of other threads."""
+    watched = StepThreads(lambda: None, "auto", count=10)
+    for lengths, seconds in (([6], 1.0), ([6] * 8, 1.0), ([6], 2.5)):
+        for _ in range(10):
+            watched.look(lengths, seconds)
+    assert watched.calibrations == 2
+    for _ in range(10):
+        watched.look([6] * 8, 2.5)
+    assert watched.calibrations == 2
+
+
+def test_slowness_that_was_told_is_where_it_starts_anew():
+    watch = Slowdown(10)
+    told = [any(watch.add(seconds) for _ in range(10)) for seconds in (1.0, 2.5, 2.5, 4.0, 6.0)]
+    assert told == [False, True, False, False, True]
 
 
 def test_a_fixed_number_stays(measured):

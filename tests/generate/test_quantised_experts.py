@@ -78,6 +78,17 @@ def test_a_packed_mixture_equals_its_own_weights_written_out(preset: str, to: st
     assert 0 < kl < (0.02 if to == "int4" else 0.002)
 
 
+def test_a_shared_expert_keeps_its_gate() -> None:
+    values = tiny().config.model_dump()
+    values["experts"] |= {"shared_width": 32, "shared_gate": True}
+    model = build_model(type(tiny().config).parse(values), seed=3).eval()
+    packed = pack_model(model, "int8", PACKED)
+    x = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        found, want = (one.blocks[1].feedforward(x) for one in (packed, model))
+    assert (found - want).abs().max() < 0.03 * want.abs().max()
+
+
 def test_the_report_counts_the_experts() -> None:
     model = tiny()
     packed = pack_model(model, "int4", PACKED)

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from langwright.base import UserError
 from langwright.formats import save_gguf
-from langwright.generate import Engine, EngineConfig, LanguageModel, SamplingParams
+from langwright.generate import (
+    Engine,
+    EngineConfig,
+    LanguageModel,
+    SamplingParams,
+    kernels,
+    quantise,
+)
 from langwright.generate.kernels import Int4, Int8, Reference, TwoInt4, crossing, product
 from langwright.generate.quality import compare_quality
 from langwright.generate.quantise import Grouped, quantise_int4, quantise_int8
@@ -22,6 +29,7 @@ from langwright.generate.weights import (
     PackedLinear,
     pack_model,
     stored_blocks,
+    with_weights,
 )
 from langwright.model import Transformer, build_model, model_config
 
@@ -67,11 +75,28 @@ def test_int4_of_a_normal_matrix_has_the_error_that_four_bits_give():
     assert 0.004 < error < 0.0078  # plain rounding over the range gives 0.0083
 
 
+def test_narrower_ranges_make_the_error_smaller(monkeypatch):
+    """A far value is cut, and the others lie closer: for normal numbers by some percent."""
+    x = matrix(64, 256)
+    tried = (quantise_int4(x).dense() - x).square().mean().sqrt()
+    monkeypatch.setattr(quantise, "SHRINKS", (1.0,))
+    whole = (quantise_int4(x).dense() - x).square().mean().sqrt()
+    assert 0.9 < tried / whole < 0.98
+
+
 @pytest.mark.parametrize("value", [0.0, 3.25, -1e-8])
 def test_constant_groups_are_exact(value):
     x = torch.full((2, 32), value)
     assert torch.equal(quantise_int4(x).dense(), x)
     assert torch.allclose(quantise_int8(x).dense(), x, rtol=1e-6)
+
+
+def test_rows_of_zeros_stay_zeros():
+    x = matrix(4, 64)
+    x[1] = 0
+    for found in (quantise_int8(x), quantise_int4(x)):
+        assert torch.equal(found.dense()[1], x[1]) and found.dense().isfinite().all()
+    assert (quantise_int8(x).codes[1] == 128).all()  # not what a machine makes of no number
 
 
 def test_int8_errs_by_half_a_step_at_most():
@@ -115,6 +140,14 @@ def test_int8_of_odd_widths_is_written_out(columns):
     torch.testing.assert_close(product(weight)(x).float(), expected, rtol=1e-2, atol=0.02)
 
 
+def test_groups_that_no_kernel_has_are_written_out():
+    weight = quantise_int4(matrix(32, 64), group=16)
+    assert isinstance(product(weight), Reference)
+    x = torch.randn(3, 64).to(torch.bfloat16)
+    expected = x.float() @ weight.dense().to(torch.bfloat16).float().T
+    torch.testing.assert_close(product(weight)(x).float(), expected, rtol=1e-2, atol=0.02)
+
+
 @pytest.mark.parametrize("rows", [1, 40])  # the packed kernel, and the wide one
 def test_joined_matrices_give_what_each_gives(rows):
     parts = [
@@ -135,6 +168,38 @@ def test_matrices_that_read_the_same_vector_are_joined():
     assert isinstance(block.attention.joined, JoinedLinear) and block.attention.q is None
     assert isinstance(block.feedforward.joined, JoinedLinear) and block.feedforward.up is None
     assert isinstance(block.feedforward.down, PackedLinear)
+
+
+def eight_bits(weight: torch.Tensor) -> Grouped:
+    """As a file has them: a scale for 32 columns."""
+    groups = weight.detach().unflatten(1, (-1, 32))
+    scale = groups.abs().amax(-1) / 127
+    codes = ((groups / scale[..., None]).round() + 128).to(torch.uint8).flatten(1)
+    return Grouped(codes, scale, torch.zeros_like(scale), 8)
+
+
+def test_matrices_of_two_kinds_stay_apart():
+    """A file may hold the queries in 8 bits and the rest in 4."""
+    model, name = tiny(), "blocks.0.attention.q.weight"
+    weight = model.get_parameter(name).detach()
+    packed = pack_model(model, "int4", Choice(wide=False), {name: eight_bits(weight)})
+    first, second = (block.attention for block in packed.blocks)
+    assert first.joined is None and second.joined is not None
+    x = matrix(3, 64)
+    torch.testing.assert_close(first.q(x), x @ weight.T, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_stored_head_is_used(tied):
+    model = tiny(tied=tied)
+    name = "tokens.weight" if tied else "head.weight"
+    stored = {name: eight_bits(model.head_weight)}
+    hidden = matrix(4, 64)[None]
+    with torch.no_grad():
+        whole = model.logits(hidden)
+        found = pack_model(model, "int4", Choice(wide=False), stored).logits(hidden)
+        fewer = pack_model(model, "int4", Choice(wide=False)).logits(hidden)
+    assert 4 * (found - whole).abs().mean() < (fewer - whole).abs().mean()
 
 
 def test_few_rows_and_many_rows_use_the_same_numbers():
@@ -165,6 +230,50 @@ def test_packed_model_equals_its_own_weights_written_out(preset, to):
     assert 0 < kl < (0.02 if to == "int4" else 0.002)
 
 
+@pytest.mark.parametrize("offset", [False, True])
+def test_what_must_not_be_rounded_stays_exact(offset):
+    """Routers, as a rounding changes who is chosen; sinks; norms whose weights stand for 1 + w."""
+    experts = {"count": 4, "chosen": 2, "hidden_width": 32}
+    model = tiny(experts=experts, attention_sinks=True, norm_offset=offset)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1e-3 * torch.randn(parameter.shape, generator=generator))
+    packed = pack_model(model, "int8", Choice(wide=False))
+    exact = ["blocks.1.feedforward.router.weight", "blocks.1.attention.sinks"]
+    norms = ["blocks.1.attention_norm.weight", "norm.weight"]
+    for name in (*exact, *(norms if offset else ())):
+        assert torch.equal(packed.get_parameter(name), model.get_parameter(name))
+    for name in ("tokens.weight", *(() if offset else norms)):
+        assert packed.get_parameter(name).dtype == torch.bfloat16
+
+
+def test_the_head_has_its_bias_and_its_soft_cap():
+    model = tiny(tied=False, head_bias=True, logit_softcap=0.5)
+    with torch.no_grad():
+        model.head_bias.copy_(torch.linspace(-1, 1, 96))
+        hidden = matrix(6, 64)[None]
+        found = pack_model(model, "int8", Choice(wide=False)).logits(hidden)
+        torch.testing.assert_close(found, model.logits(hidden), rtol=0, atol=0.01)
+    assert found.abs().max() <= 0.5
+
+
+def test_what_one_step_reads():
+    """All that is kept but the table of tokens, of which a step reads one row; its product with
+    the head reads the packed form, though they are one matrix."""
+    packed = pack_model(tiny(tied=True), "int4", Choice(wide=False))
+    kept = [*packed.parameters(), *packed.buffers()]
+    assert packed.read_bytes == sum(x.nbytes for x in kept) - packed.tokens.weight.nbytes
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_one_kernel_where_rows_must_not_matter(deterministic):
+    lm = LanguageModel(tiny(), None)
+    config = EngineConfig(weights="int4", deterministic=deterministic, cache_bytes=1 << 22)
+    linears = [m for m in Engine(lm, config).model.modules() if isinstance(m, PackedLinear)]
+    assert linears and all((one.wide is None) == deterministic for one in linears)
+
+
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
 def test_gguf_blocks_are_taken_as_they_are(tmp_path: Path, kind: str):
     from langwright.formats import load_model
@@ -187,6 +296,8 @@ def test_the_engine_generates_with_every_kind_of_weights():
         out = engine.generate([[1, 2, 3], [4, 5]], params)
         assert [len(one.answers[0].ids) for one in out] == [5, 5]
     assert lm.model.compute_dtype == torch.float32
+    halved = with_weights(lm, "bf16").model
+    assert halved.compute_dtype == torch.bfloat16 == halved.tokens.weight.dtype
 
 
 def test_report_of_a_model_with_itself_and_with_int4():
@@ -228,6 +339,16 @@ def test_slowdown_is_noticed_at_twice_the_first_time():
     assert not any(watch.add(1.0) for _ in range(30))
     assert not any(watch.add(1.9) for _ in range(10))
     assert any(watch.add(2.5) for _ in range(10))
+
+
+@pytest.mark.parametrize(
+    ("packed", "most"),
+    [((1, 1, 1, 3), 8), ((3,), 1), ((1, 1, 1, 1, 1, 1), 64)],  # seconds with 2, 4, 8 ... rows
+)
+def test_crossing_is_the_last_number_with_which_few_bits_win(monkeypatch, packed, most):
+    times = iter([seconds for one in packed for seconds in (one, 2)])  # bf16 takes two
+    monkeypatch.setattr(kernels, "_seconds", lambda work: next(times))
+    assert crossing.__wrapped__(64, 64) == most
 
 
 def test_crossing_is_one_of_the_numbers_tried():

@@ -17,7 +17,8 @@ from langwright.model import (
     causal_mask,
     document_mask,
 )
-from langwright.model.attention_kernels import choose_kernel, flex, sdpa, summed, window_blocks
+from langwright.model.attention_kernels import choose_kernel, flex, sdpa, summed
+from langwright.model.masks import block_mask
 from langwright.model.sliced_attention import sliced_attention
 
 SHAPES = st.tuples(
@@ -168,8 +169,10 @@ def test_sliced_attention_equals_reference_with_gradients(shape, documents, opti
 
 
 @pytest.mark.parametrize("window", [None, 1, 4])
-def test_sliced_attention_in_many_slices(monkeypatch, window):
-    """Slices of one row and three queries cover everything once."""
+@pytest.mark.parametrize("kept", [False, True])
+def test_sliced_attention_in_many_slices(monkeypatch, window, kept):
+    """Slices of one row and three queries cover everything once, also where their weights are kept
+    for the backward pass."""
     import importlib
 
     module = importlib.import_module("langwright.model.sliced_attention")
@@ -178,11 +181,13 @@ def test_sliced_attention_in_many_slices(monkeypatch, window):
     q, k, v = (heads(3, n, 10, 4, torch.float64).requires_grad_() for n in (4, 2, 2))
     sinks = torch.randn(4, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(1, 4, 10, 10, dtype=torch.float64, requires_grad=True)
-    inputs = (q, k, v, sinks, bias)
+    inputs = (q, k, v, bias) if kept else (q, k, v, bias, sinks)
     for mask in (None, document_mask(segments_of(3, 10)), causal_mask(10, 10)[None, None]):
         if mask is not None and window:
             mask = mask & causal_mask(10, 10, window=window)
-        options = {"sinks": sinks, "bias": bias, "softcap": 1.0, "window": window}
+        options = {"bias": bias, "window": window}
+        if not kept:
+            options |= {"sinks": sinks, "softcap": 1.0}
         mine = sliced_attention(q, k, v, mask, **options)
         reference = attention_reference(q, k, v, mask, **options)
         torch.testing.assert_close(mine, reference, atol=1e-12, rtol=1e-9)
@@ -206,15 +211,32 @@ def test_a_window_touches_only_the_keys_in_sight():
     assert counts[None] == 128 * (128 + 256 + 384 + 512)
 
 
-@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "window": 5}])
-def test_sliced_attention_is_a_whole_operator(options):
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+def test_sliced_attention_is_a_whole_operator(extra, keep):
     """Fake shapes, autograd registration and aliasing as torch.compile needs them."""
     q, k, v = (heads(2, n, 20, 4).requires_grad_() for n in (4, 2, 2))
-    extra = {}
-    if options:
-        extra = {"sinks": torch.randn(4), "bias": torch.randn(1, 4, 20, 20)}
-        extra = {name: tensor.requires_grad_() for name, tensor in extra.items()}
-    torch.library.opcheck(sliced_attention, (q, k, v, None), {**extra, **options})
+    sinks, bias = torch.randn(4, requires_grad=True), torch.randn(1, 4, 20, 20, requires_grad=True)
+    options = (bias, sinks, 0.5, 2.0, 5) if extra else (None, None, 0.5, None, None)
+    if extra and keep:
+        options = (bias, None, 0.5, None, 5)
+    operator = torch.ops.langwright.sliced_attention.default
+    kinds = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    torch.library.opcheck(operator, (q, k, v, None, *options, keep), test_utils=kinds)
+
+
+@pytest.mark.parametrize("t", [20, 300, 600])
+def test_sliced_attention_compiled_equals_itself(t):
+    """Traced for the compiler, where scale and layout are its business: rows whose weights are
+    kept, in several slices too, and rows too long for that."""
+    inputs = [heads(2, n, t, 4).requires_grad_() for n in (4, 2, 2)]
+    traced = torch.compile(sliced_attention, backend="aot_eager", dynamic=False, fullgraph=True)
+    results = []
+    for form in (sliced_attention, traced):
+        y = form(*inputs)
+        results.append([y, *torch.autograd.grad(y.sin().sum(), inputs)])
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("segmented", [False, True])
@@ -228,7 +250,7 @@ def test_flex_attention_equals_reference(segmented, window, options):
     options = {"scale": None, "softcap": None, "sinks": None, **options}
     if options["sinks"]:
         options["sinks"] = torch.randn(4)
-    blocks = window_blocks(150, 150, window, segments, torch.device("cpu"))
+    blocks = block_mask(150, 150, window, segments, torch.device("cpu"))
     mask = causal_mask(150, 150, window=window)[None, None]
     if segments is not None:
         mask = mask & document_mask(segments)
@@ -309,6 +331,10 @@ def test_attention_dropout_keeps_the_mean(dtype, softcap):
         ("cuda", "bfloat16", 512, {"window": True}, "flex"),
         ("cuda", "bfloat16", 512, {"softcap": True}, "flex"),
         ("cuda", "bfloat16", 512, {"sinks": True}, "flex"),
+        ("cuda", "bfloat16", 512, {"documents": True}, "flex"),
+        ("cuda", "bfloat16", 512, {"documents": True, "dropout": True}, "sdpa"),
+        ("cuda", "bfloat16", 100, {"documents": True}, "sdpa"),
+        ("cpu", "float32", 512, {"documents": True}, "sdpa"),
         ("cuda", "bfloat16", 512, {"softcap": True, "blocks": False}, "written out"),
         ("cuda", "bfloat16", 512, {"softcap": True, "dropout": True}, "written out"),
         ("cuda", "bfloat16", 64, {"window": True}, "sdpa"),
@@ -321,17 +347,42 @@ def test_the_choice_of_kernel(device, dtype, queries, options, name):
     assert found == name and reason
 
 
+def test_sums_have_neither_cap_nor_sinks(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    found = [
+        choose_kernel("cpu", torch.float32, queries, softcap=softcap, sinks=sinks)[0]
+        for queries, softcap, sinks in (
+            (1, False, False),
+            (2, False, False),
+            (1, True, False),
+            (1, False, True),
+        )
+    ]
+    assert found == ["summed", "sdpa", "written out", "sdpa"]
+
+
 def test_the_choice_is_told():
     config = ModelConfig(vocab_size=10, context_length=512, width=64, heads=4)
     assert attention_kernel(config, "cpu")[0] == "sdpa"
     assert attention_kernel(config, "cpu", torch.bfloat16)[0] == "sliced"
     mixed = config.replace(window=64, reach=("local", "global"))
-    name, reason = attention_kernel(mixed, "cuda")
-    assert name == "sdpa in global layers, flex in local layers"
+    name, reason = attention_kernel(mixed, "cuda", training=True)
+    assert name == (
+        "sdpa in global layers, flex in local layers; flex where rows hold several documents"
+    )
     assert "local layers: " in reason and "global layers: " in reason
-    assert attention_kernel(mixed, "cuda", queries=60)[0] == "sdpa"
-    for narrow in ({"heads": 8}, {"position": "alibi"}, {"window": 512}):
-        assert attention_kernel(config.replace(**{"window": 64, **narrow}), "cuda")[0] == "sdpa"
+    assert attention_kernel(mixed, "cuda")[0] == "sdpa"  # a text read into a cache
+    assert attention_kernel(config, "cpu", training=True)[0] == "sdpa"
+    name, reason = attention_kernel(config, "cuda", training=True)
+    assert name == "sdpa; flex where rows hold several documents"
+    assert reason.startswith("torch's fused kernel; several documents: ")
+    assert attention_kernel(config.replace(window=64), "cuda", training=True)[0] == "flex"
+    wide = attention_kernel(config.replace(window=512), "cuda", training=True)
+    assert wide == (name, reason)  # a window that holds the whole row is none
+    for few in ({}, {"dropout_attention": 0.1}, {"heads": 8}, {"position": "alibi"}):
+        queries = None if few else 60
+        changed = config.replace(**{"window": 64, **few})
+        assert attention_kernel(changed, "cuda", queries=queries, training=True)[0] == "sdpa"
     capped = config.replace(attention_softcap=30.0, dropout_attention=0.1)
     assert attention_kernel(capped, "cpu")[0] == "sliced"
     assert attention_kernel(capped, "cpu", training=True)[0] == "written out"

@@ -203,6 +203,24 @@ def test_all_are_told_when_one_cannot_write(tmp_path: Path) -> None:
     assert not (tmp_path / "c" / "pieces.json").exists()
 
 
+def _unshared(folder: Path) -> str:
+    """Each process on a disk of its own."""
+    rank = dist.get_rank()
+    (folder / str(rank)).mkdir(parents=True)
+    pieces = {"model/a": Piece(torch.zeros(2), (4,), (slice(2 * rank, 2 * rank + 2),))}
+    try:
+        write_pieces(folder / str(rank), pieces, dist.group.WORLD)
+    except Exception as error:
+        return str(error)
+    return "written"
+
+
+def test_a_folder_that_the_first_process_cannot_see_is_refused(tmp_path: Path) -> None:
+    for told in run_ranks(2, _unshared, tmp_path / "c"):
+        assert "cannot be seen from the first" in told
+    assert not (tmp_path / "c" / "0" / "pieces.json").exists()
+
+
 def _holes(folder: Path) -> str:
     rank = dist.get_rank()
     pieces = {"model/a": Piece(torch.zeros(1), (4,), (slice(2 * rank, 2 * rank + 1),))}
@@ -286,6 +304,14 @@ def test_a_broken_index_is_refused(tmp_path: Path, change: Any, message: str) ->
     change(table)
     (tmp_path / "pieces.json").write_text(json.dumps(table))
     with pytest.raises(UserError, match=message):
+        read_pieces(tmp_path, {"model/a": Piece(torch.zeros(4), (4,), (slice(0, 4),))})
+
+
+def test_a_file_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pieces.json").write_text(json.dumps(_checkpoint(tmp_path)))
+    other = {"a@0": torch.zeros(2), "a@2": torch.ones(3)}
+    save_file(other, tmp_path / "model-00000.safetensors")
+    with pytest.raises(UserError, match="the index and the file disagree"):
         read_pieces(tmp_path, {"model/a": Piece(torch.zeros(4), (4,), (slice(0, 4),))})
 
 

@@ -78,6 +78,38 @@ def test_announced_calls_reach_the_others_with_their_types(tmp_path: Path) -> No
     assert note == ["ParallelConfig", 2, str(tmp_path), kind, None, 3]
 
 
+PROGRAM = """
+import atexit, sys
+from langwright import cli
+
+atexit.register(lambda: print("goodbye"))
+cli.main = lambda: print("done") or 3
+cli.command()
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_says_goodbye_and_ends_with_its_code(processes: int) -> None:
+    """What was printed is written and what was registered is done, though one of several processes
+    leaves without taking the interpreter down: objects that live to the end are not destroyed."""
+    last = "class Last:\n    def __del__(self): print('taken down', flush=True)\nlast = Last()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", last + PROGRAM],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "",  # what was printed waits to be written
+            "WORLD_SIZE": str(processes),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.split("\n")[:2] == ["done", "goodbye"]
+    assert ("taken down" in done.stdout) == (processes == 1)
+
+
 def command(folder: Path, processes: int, *settings: str) -> subprocess.CompletedProcess[str]:
     """`langwright run` on the recipe, with so many processes."""
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]

@@ -16,9 +16,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma": {"window": 5, "attention_softcap": 3.0, "qk_norm": True},
     "relative": {"position": "relative", "attention_sinks": True},
     "alibi": {"position": "alibi", "kv_heads": None},
+    "uneven": {"heads": 6, "kv_heads": 3, "width": 48},  # a key head goes to both processes
     "latent": {"latent": {"kv_rank": 16, "query_rank": 12, "rotary_width": 4}, "kv_heads": None},
 }
-ALWAYS = {("gemma", "allgather"), ("relative", "allgather"), ("relative", "ulysses")}
+ALWAYS = {
+    ("gemma", "allgather"),
+    ("relative", "allgather"),
+    ("relative", "ulysses"),
+    ("uneven", "ulysses"),
+}
 
 
 @pytest.mark.parametrize(

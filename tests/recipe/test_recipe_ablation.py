@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from recipe_small import write_recipe
 
-from langwright.base import UserError
-from langwright.recipe import Ablation, ablate
+from langwright.base import UserError, human_seconds
+from langwright.recipe import Ablation, ablate, ablation, ablation_trial, load_recipe
 from langwright.recipe import stages as stages_module
 from langwright.recipe.ablation import open_experiment
+from langwright.recipe.ablation_compute import Cost
+from langwright.recipe.ablation_results import Outcome
+from langwright.recipe.ablation_trial import Data, Trial, measured_loss
 from langwright.recipe.ablation_variants import read_variants
+from langwright.recipe.lock import folder_lock
 
 FILE = """\
 [baseline]
@@ -110,6 +117,51 @@ def test_rows_of_its_own_are_measured_on_the_shared_ones(finished: Ablation) -> 
     assert manifest["inputs"]["measured on"] == shared["inputs"]["measured on"]
     assert shared["inputs"]["measured on"] == shared["inputs"]["dataset"]
     assert json.loads((dataset / "manifest.json").read_text())["config"]["packing"] == "stream"
+
+
+@dataclass(frozen=True)
+class FakeStage:
+    """A pretraining that is over at once."""
+
+    inputs: dict[str, Path]
+    work: Callable[[Path], dict[str, Any]]
+
+    def run(self, tell: Callable[[str], None]) -> SimpleNamespace:
+        return SimpleNamespace(metrics=self.work(Path("run")))
+
+
+def test_a_run_is_measured_on_the_shared_rows_and_costs_what_it_did(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A rule made the batch larger: half as many updates as were planned."""
+    done = {"tokens": 1024, "steps": 1, "seconds": 3.0}
+    asked: list[tuple[Path, Path]] = []
+
+    def measure(model: Path, dataset: Path) -> float:
+        asked.append((model, dataset))
+        return 2.5
+
+    stage = FakeStage({}, lambda folder: dict(done))
+    monkeypatch.setattr(ablation_trial, "pretrain_stage", lambda *arguments: stage)
+    monkeypatch.setattr(ablation_trial, "measured_loss", measure)
+    cost = Cost(per_token=2.0, per_update=100.0, batch_tokens=512, updates_per_token=1 / 512)
+    trial = Trial(load_recipe(place / "tiny.toml"), cost, 1024, 7, tmp_path / "trial")
+    outcome = trial.run(Data(Path("words"), Path("shared"), Path("own")))
+    assert asked == [(Path("run/model"), Path("shared"))]
+    assert (outcome.loss, outcome.tokens, outcome.updates) == (2.5, 1024, 1)
+    assert outcome.flops == 2148.0 and trial.flops == 2248.0
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    monkeypatch.setattr(ablation_trial, "load_model", lambda *a, **b: None)
+    monkeypatch.setattr(ablation_trial, "eval_windows", lambda *a: None)
+    found = SimpleNamespace(nats_per_token=loss)
+    monkeypatch.setattr(ablation_trial, "evaluate_rows", lambda *a: found)
+    with pytest.raises(UserError, match="not a number"):
+        measured_loss(Path("model"), Path("rows"))
 
 
 def test_what_is_left_is_small_and_whole(finished: Ablation) -> None:
@@ -213,6 +265,16 @@ def test_variants_that_do_not_compare_are_refused_before_training(
     assert words in str(caught.value) and not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("name", ["baseline", "variants.rate"])
+def test_choices_are_checked_before_training(place: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "v.toml").write_text(
+        f'[{name}]\nchoose = ["lr=0.1", "qk_nrom=true"]\n[variants.other]\nset = ["lr=0.2"]\n'
+    )
+    with pytest.raises(UserError, match="did you mean"):
+        ablate(place / "tiny.toml", tmp_path / "v.toml", out=tmp_path / "o", tell=quiet)
+    assert not (tmp_path / "o").exists()
+
+
 def test_files_of_variants_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "v.toml"
     path.write_text('[variants."../up"]\nset = []\n')
@@ -235,6 +297,12 @@ def test_files_of_variants_are_checked(tmp_path: Path) -> None:
     path.write_text('[variants."lr-0.1"]\nset = []\n')
     with pytest.raises(UserError, match="two variants of one name"):
         read_variants(path, [["pretrain.lr=0.1"]])
+    with pytest.raises(UserError, match="two variants of one name"):
+        read_variants(None, [["pretrain.lr=0.1"], ["lr=0.1"]])
+    long = ["changes=[" + ", ".join(f"{{at=0.{i}}}" for i in range(10, 30)) + "]"]
+    (name,) = read_variants(None, [long]).variants
+    assert len(name) == 80  # a folder's name
+    assert list(read_variants(path, [["lr=0.2"]]).variants) == ["lr-0.1", "lr-0.2"]
     found = read_variants(None, [["optimizer.name=adamw", "lr=1e-3"], ["changes=[{at=0.5}]"]])
     assert list(found.variants) == ["name-adamw_lr-1e-3", "changes-at-0.5"]
 
@@ -245,6 +313,91 @@ def test_the_shipped_variants_fit_their_recipe() -> None:
         experiment = open_experiment(recipes / path.name, path, [], tell=quiet)
         assert len(experiment.variants.variants) > 10
         assert all(variant.about for variant in experiment.variants.variants.values())
+
+
+CHOOSING = """\
+[baseline]
+choose = ["lr=0.5", "lr=0.1", "lr=0.2"]
+
+[variants.hopeless]
+choose = ["weight_decay=0.5", "weight_decay=0.6"]
+
+[variants.deeper]
+set = ["layers=2"]
+choose = ["lr=0.3", "lr=0.4"]
+"""
+
+
+def test_choices_of_the_baseline_are_everybodys(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With runs that cost nothing: the loss is the rate, a decay fails, and so does a rate of
+    0.1, though it would have the lowest loss."""
+    done: dict[str, tuple[float, int, int]] = {}
+
+    def instead(trial: Trial, data: Data) -> Outcome:
+        config = trial.config
+        lr, decay = config.lr or 0.0, config.optimizer.weight_decay
+        layers = trial.recipe.architecture(320).layers
+        done["/".join(trial.folder.parts[-2:])] = (lr, layers, trial.seed)
+        error = "no memory left" if lr == 0.1 or decay >= 0.5 else None
+        return Outcome(trial.seed, 0.0 if error else lr, trial.tokens, 3, 1e9, 1e9, error)
+
+    monkeypatch.setattr(Trial, "run", instead)
+    told: list[str] = []
+    (tmp_path / "v.toml").write_text(CHOOSING)
+    shared = ["pretrain.steps=3", "pretrain.sample_prompts=[]"]
+    result = ablate(
+        place / "tiny.toml",
+        tmp_path / "v.toml",
+        seeds=2,
+        overrides=shared,
+        out=tmp_path / "out",
+        tell=told.append,
+    )
+    assert result.baseline.chosen == "lr=0.2" and result.baseline.settings == ["lr=0.2"]
+    assert result.baseline.tried == {"lr=0.5": 0.5, "lr=0.1": None, "lr=0.2": 0.2}
+    hopeless, deeper = result.variants
+    assert hopeless.loss is None and [one.seed for one in hopeless.errors] == [3, 4]
+    assert deeper.settings == ["layers=2", "lr=0.3"]
+    assert done["hopeless/choice-1"] == (0.2, 1, 1003)  # the baseline's rate
+    assert done["deeper/choice-2"] == (0.4, 2, 1003)
+    assert done["deeper/seed-4"] == (0.3, 2, 4) and "hopeless/seed-3" not in done
+    numbers = [line.split(",")[0] for line in told if line.startswith("run ")]
+    assert list(dict.fromkeys(numbers))[-1] == "run 13 of 13"
+    assert not any("; about" in line for line in told)  # none took time: was there already
+
+
+def test_the_time_that_is_left_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a clock of the test's own: a run takes a minute, and two were there already."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(ablation, "time", clock)
+
+    def instead(trial: Trial, data: Data) -> Outcome:
+        clock.now += 0.1 if trial.folder.parent.name == "baseline" else 60.0
+        return Outcome(trial.seed, 1.0, trial.tokens, 3, trial.flops, 60.0)
+
+    monkeypatch.setattr(Trial, "run", instead)
+    told: list[str] = []
+    ablate(
+        place / "tiny.toml",
+        vary=[["lr=0.02"], ["lr=0.03"]],
+        seeds=2,
+        overrides=["pretrain.steps=3", "pretrain.sample_prompts=[]"],
+        out=tmp_path / "out",
+        tell=told.append,
+    )
+    ends = [line.partition("tokens")[2] for line in told if "tokens" in line and "of 6," in line]
+    times = [f"; about {human_seconds(60.0 * runs)} left" for runs in (3, 2, 1)]
+    assert ends == ["", "", "", *times]
+
+
+def test_one_ablation_at_a_time_in_a_folder(place: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "out"), pytest.raises(UserError, match="another run is at work"):
+        run(place, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_seeds_are_needed(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def test_the_cost_of_the_tiny_recipe_by_hand(recipe_file: Path) -> None:
         recipe_file, "pretrain.optimizer.name=muon", "pretrain.optimizer.orthogonal_steps=1"
     )
     assert short.per_update == PER_UPDATE / 5
+
+
+def test_every_experts_matrices_are_made_orthogonal(recipe_file: Path) -> None:
+    """Four experts stand in one tensor: each counts, and so does the router."""
+    experts = "model.experts={count=4, chosen=2, hidden_width=16}"
+    _, cost = cost_of(recipe_file, "pretrain.optimizer.name=muon", experts)
+    dense, mixture = 3 * orthogonal(32, 64), 4 * 3 * orthogonal(16, 32) + orthogonal(4, 32)
+    assert cost.per_update == PER_UPDATE - dense + mixture
 
 
 def test_more_flops_for_a_token_give_fewer_tokens(recipe_file: Path) -> None:
@@ -116,6 +125,8 @@ def test_estimates_by_hand() -> None:
     assert found.sign == 0  # 0 lies inside
     assert estimate([0.19, 0.2, 0.21]).sign == 1
     assert estimate([-0.19, -0.2, -0.21]).sign == -1
+    two = estimate([0.1, 0.3])  # one degree of freedom: t is 12.7
+    assert two.high == pytest.approx(0.2 + 12.7062 * 0.1, abs=1e-5) and two.sign == 0
     alone = estimate([0.5])
     assert (alone.mean, alone.standard_error, alone.low, alone.sign) == (0.5, None, None, 0)
     with pytest.raises(ValueError, match="degrees"):
@@ -171,6 +182,23 @@ def test_the_table_says_what_was_found() -> None:
     assert "seconds" in table[0] and "seconds" not in markdown_table(result, seconds=False)
     page = ablation_page(result)
     assert "<svg" in page and "worse=1" in page and page.count("<rect") >= 3
+
+
+def test_what_else_the_table_tells() -> None:
+    """Runs that failed, choices at the end of their list, own rows, and words with a bar."""
+    result = result_of(base=[1.0, 2.0, 3.0], half=[None, 2.2, 3.3])
+    half = result.variants[0]
+    assert "no difference shown; 1 failed" in ablation_text(result)
+    for chosen, beyond in (("a=1", True), ("a=2", False), ("a=3", True)):
+        tried = {"a=1": 1.0, "a=2": None, "a=3": 1.5}
+        told = replace(half, chosen=chosen, tried=tried, own_rows=True, about="one | other")
+        text = ablation_text(replace(result, variants=[told]))
+        assert f"half: {chosen} chosen on a seed of its own (a=1 1.0000, a=2 failed, a=3" in text
+        assert ("a better one may lie beyond" in text) == beyond
+        assert "half: trained on rows of its own cut" in text
+    table = markdown_table(replace(result, variants=[told]))
+    assert "half: one \\| other" in table
+    assert "own cut" not in ablation_text(result)
 
 
 def test_one_seed_shows_nothing() -> None:

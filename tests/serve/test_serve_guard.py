@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -16,7 +17,7 @@ from serve_small import engine, listening
 
 from langwright.base import UserError
 from langwright.serve import ServeConfig
-from langwright.serve.auth import read_keys
+from langwright.serve.auth import Guard, read_keys
 from langwright.serve.limits import depth
 from langwright.serve.routes import ROUTES
 
@@ -84,13 +85,40 @@ def test_other_sites_and_names_are_refused(locked: str) -> None:
     assert status(host=f"localhost:{port}") == 200
     assert status(host="[::1]") == 200
     assert status(host="127.0.0.2") == 200
+    assert status(host="192.168.0.1") == 403
     assert status(origin="https://evil.example") == 403
     assert status(origin="null") == 403
     assert status(origin=f"http://127.0.0.1:{port}") == 200
     assert status(origin="http://127.0.0.1:1") == 403
     assert status(origin="https://good.example") == 200
+    assert status(host="localhost", origin="http://localhost.evil.example") == 403
     assert status(sec_fetch_site="cross-site") == 403
+    assert status(sec_fetch_site="same-site") == 403  # another server on this machine
     assert status(sec_fetch_site="none") == 200
+    assert status(sec_fetch_site="same-origin") == 200
+
+
+def through(config: ServeConfig, host: str) -> bool:
+    """Whether a request to this name comes through the guard."""
+    passed: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["path"])
+
+    async def ignore(*message: Any) -> None:
+        """Neither body nor answer matter."""
+
+    scope = {"type": "http", "path": "/x", "headers": [(b"host", host.encode())]}
+    asyncio.run(Guard(app, config, [])(scope, ignore, ignore))
+    return bool(passed)
+
+
+def test_a_server_for_others_keeps_to_the_names_that_it_was_given() -> None:
+    public = {"host": "0.0.0.0", "without_keys": True}
+    named = ServeConfig.parse({**public, "hosts": ["API.example"]})
+    names = ("api.example:443", "API.EXAMPLE", "evil.example", "api.example.evil.example", "")
+    assert [through(named, host) for host in names] == [True, True, False, False, False]
+    assert through(ServeConfig.parse(public), "any.example")  # nothing to keep to
 
 
 def test_only_named_sites_get_the_headers_that_let_a_page_read(locked: str) -> None:
@@ -152,10 +180,13 @@ def post(url: str, body: Any, path: str = "/v1/completions") -> httpx.Response:
         ({"prompt": "x", "logprobs": 21}, 400, "logprobs"),
         ({"prompt": "x", "stop": ["a"] * 17}, 400, "stop"),
         ({"prompt": "x", "stop": ["a" * 257]}, 400, "stop"),
+        ({"prompt": "x", "stop": ["é" * 129]}, 400, "stop"),  # bytes, not letters
+        ({"prompt": "x", "stop": [""]}, 400, "stop"),
         ({"prompt": "x", "logit_bias": {"1": 101}}, 400, "logit_bias"),
         ({"prompt": "x", "suffix": "y"}, 400, "suffix"),
         ({"prompt": "x", "stop_token_ids": [999]}, 400, "stop_ids"),
         ({"prompt": "x", "guided_regex": "a" * 501}, 400, "guided_regex"),
+        ({"prompt": "x", "guided_regex": "é" * 251}, 400, "guided_regex"),
         ({"prompt": "x", "guided_regex": "a", "guided_choice": ["b"]}, 400, None),
         ({"prompt": "x", "response_format": {"type": "json_schema"}}, 400, None),
         ({"prompt": "x", "stream_options": {"include_usage": True}}, 400, "stream_options"),
@@ -169,6 +200,16 @@ def test_what_is_refused(locked: str, body: Any, status: int, param: str | None)
     assert set(error) == {"message", "type", "param", "code"}
     if param is not None:
         assert (error["param"] or "").split(".")[0] == param
+
+
+def test_lists_are_counted_before_they_are_made(
+    locked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes far more memory than its two bytes."""
+    monkeypatch.setattr("langwright.serve.limits.MOST_CONTAINERS", 20)
+    reply = post(locked, {"prompt": "x", "more": [[]] * 19})
+    assert reply.status_code == 413 and "more than 20 lists" in reply.text
+    assert post(locked, {"prompt": "x", "more": [[]] * 18}).status_code != 413
 
 
 def test_keys_do_not_share_the_cache(locked: str) -> None:
@@ -246,6 +287,14 @@ def test_slow_bodies_end(locked: str) -> None:
     found = talk_raw(locked, head)
     assert b"408" in found.partition(b"\r\n")[0]
     assert not found.endswith(b"[open]")
+
+
+def test_a_body_that_says_it_is_too_large_is_not_waited_for(locked: str) -> None:
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4001\r\n"
+        b"Authorization: Bearer " + KEYS[0].encode() + b"\r\n\r\n{"
+    )
+    assert b"413" in talk_raw(locked, head).partition(b"\r\n")[0]
 
 
 def test_a_body_without_a_length_is_bounded(locked: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -121,6 +122,32 @@ def test_the_queue_counts_tokens_and_keys() -> None:
     with pytest.raises(ApiError) as caught:
         queue.enter("a", 1)
     assert caught.value.status == 503 and "retry-after" in caught.value.headers
+
+    queue.draining = False
+    with pytest.raises(ApiError, match="a key may have 3") as caught:
+        queue.enter("a", 4)
+    assert caught.value.status == 400  # it would never fit, however long the client waits
+
+
+def test_when_to_come_back_follows_the_time_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own; the past weighs nine tenths."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("langwright.serve.queue.time", clock)
+    queue = Admission(ServeConfig(queue_requests=100), 2)
+    assert queue.retry_after() == 1.0
+    place, untimed = queue.enter("a", 1), queue.enter("a", 1)
+    clock.now = 101.0
+    queue.leave(place)
+    assert queue.retry_after() == pytest.approx(0.9 * 1 + 0.1 * 101)
+    clock.now = 501.0
+    queue.leave(place)  # a second time, and one that tells nothing
+    queue.leave(untimed, timed=False)
+    assert queue.retry_after() == pytest.approx(11.0)
+    assert not queue._by_key  # keys that are gone take no memory
+    queue.enter("a", 6)  # two are written at a time: four wait, two waves
+    assert queue.retry_after() == pytest.approx(22.0)
+    queue.enter("a", 36)
+    assert queue.retry_after() == 120
 
 
 @pytest.mark.parametrize("stream", [False, True])

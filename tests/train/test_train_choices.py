@@ -8,7 +8,7 @@ from train_small import PatternRows, small_model, small_trainer
 
 from langwright.base import UserError
 from langwright.optim import OptimConfig, build_optimizer
-from langwright.train import Updater, language_model_loss, probe
+from langwright.train import Updater, language_model_loss, probe, update
 from langwright.train.choices import Choices, choose_device, choose_micro_rows
 from langwright.train.compiling import blocks_of, undo_compile
 
@@ -55,7 +55,7 @@ def _slower(plain, *arguments, **options):
 
 
 def test_a_compiler_that_fails_is_told_and_undone(small_probe, choices, monkeypatch):
-    monkeypatch.setattr(probe, "compile_blocks", _fake_compiler(_broken))
+    monkeypatch.setattr(update, "compile_blocks", _fake_compiler(_broken))
     common = {"steps": None, "seconds": 3600.0}
     assert probe.choose_compile("auto", choices, small_probe, **common) is False
     assert choices.values["compile"]["reason"] == (
@@ -74,7 +74,7 @@ def test_compiling_must_pay(small_probe, choices, monkeypatch):
 
     assert decide(seconds=20.0)[0] is False and "win back" in decide(seconds=20.0)[1]
     assert decide(steps=3)[0] is False and "win back" in decide(steps=3)[1]
-    monkeypatch.setattr(probe, "compile_blocks", _fake_compiler(_slower))
+    monkeypatch.setattr(update, "compile_blocks", _fake_compiler(_slower))
     value, reason = decide(seconds=3600.0)
     assert value is False and "ms compiled" in reason
     assert all(block._compiled_call_impl is None for block in blocks_of(small_probe.updater.model))
@@ -82,7 +82,7 @@ def test_compiling_must_pay(small_probe, choices, monkeypatch):
     def quicker(plain, x, *arguments, **options):
         return x + 0.0
 
-    monkeypatch.setattr(probe, "compile_blocks", _fake_compiler(quicker))
+    monkeypatch.setattr(update, "compile_blocks", _fake_compiler(quicker))
     assert decide(seconds=3600.0)[0] is True
     undo_compile(small_probe.updater.model)
     assert decide(False) == (False, "as asked")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,10 @@ from train_small import PatternRows, same_weights, small_model, small_trainer, w
 from langwright.base import read_json
 from langwright.optim import OptimConfig, build_optimizer
 from langwright.train import Updater, language_model_loss
+from langwright.train.compiling import blocks_of
+from langwright.train.lanes import Lanes
+
+lanes_module = sys.modules["langwright.train.lanes"]
 
 
 def _updater(model, micro_rows: int, lanes: int) -> Updater:
@@ -55,6 +62,55 @@ def test_lanes_see_every_update_and_repeat_to_the_bit() -> None:
     assert same_weights(ends[1], ends[2])
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_lanes_equal_plain_ones(monkeypatch) -> None:
+    """Traced for the compiler, its C++ left out. Its passes go from lane to lane once, then side
+    by side, and back: `undo_compile` reaches every lane."""
+    traced = []
+
+    def compile_blocks(model):
+        for block in blocks_of(model):
+            block.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+        traced.append(model)
+
+    monkeypatch.setattr(lanes_module, "compile_blocks", compile_blocks)
+    batch = PatternRows().batch(0, 8)
+    model = small_model()
+    updater = _updater(model, 4, 2)
+    plain = {}
+    for compiled in (False, True, True, False):
+        model.zero_grad()
+        if compiled and not traced:
+            updater.compile()
+            assert traced == updater.lanes.models
+        elif not compiled:
+            updater.undo_compile()
+        updater.accumulate(0, batch)
+        blocks = [block for one in updater.lanes.models for block in blocks_of(one)]
+        assert all((block._compiled_call_impl is not None) == compiled for block in blocks)
+        for name, p in model.named_parameters():
+            expected = plain.setdefault(name, p.grad.clone())
+            torch.testing.assert_close(p.grad, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_the_compiler_sees_one_lane_at_a_time() -> None:
+    """The first pass after `compile` runs in one lane after another, the next ones do not wait."""
+    lanes = Lanes(small_model(), 2)
+    lanes.compile()
+    lanes.undo_compile()  # the order of the passes only
+    both = threading.Barrier(2)
+    running = []
+
+    def alone(model, index):
+        running.append(index)
+        time.sleep(0.02)
+        assert running == [index]
+        running.remove(index)
+
+    lanes.map(alone, 2)
+    lanes.map(lambda model, index: both.wait(timeout=10), 2)
+    lanes.close()
 
 
 def test_a_run_with_lanes_goes_on_exactly(tmp_path: Path) -> None:

@@ -298,8 +298,8 @@ def test_automatic_choices_are_explained_and_reused(tmp_path):
         small_trainer(tmp_path, objective=crash, steps=60, **settings).run()
     first = read_json(tmp_path / "choices.json")
     assert all(entry["reason"] for entry in first["choices"].values())
-    names = ["device", "precision", "attention", "checkpointing", "micro_batch_rows", "compile"]
-    names += ["lanes", "total_steps"]
+    names = ["device", "precision", "attention", "checkpointing", "micro_batch_rows", "lanes"]
+    names += ["compile", "total_steps"]
     assert list(first["choices"]) == names
     assert first["choices"]["compile"]["value"] is False  # far too short to pay
     small_trainer(tmp_path, steps=60, **settings).run()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import SafetensorError
 from train_small import (
     PatternRows,
@@ -22,8 +23,11 @@ from train_small import (
 )
 
 from langwright.base import UserError
+from langwright.optim import OptimConfig, build_optimizer
+from langwright.parallel import Alone
 from langwright.train import TrainConfig, Trainer, checkpoint, newest_checkpoint, open_checkpoint
 from langwright.train.checkpoint import clear_leftovers, keep_newest, save_checkpoint
+from langwright.train.saver import Saver
 
 
 def loud_trainer(folder: Path, model: Any, told: list[str], **changes: Any) -> Trainer:
@@ -77,6 +81,42 @@ def test_a_checkpoint_is_of_its_own_step_though_training_goes_on(
         if name != "best":
             assert same_weights(one.optimizer()["tensors"], two.optimizer()["tensors"])
             assert one.optimizer()["scalars"] == two.optimizer()["scalars"]
+
+
+def test_the_best_model_is_copied_after_the_last_one_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are copied to the same memory. And it is read back when it has been written."""
+    first, then, real = threading.Event(), threading.Event(), checkpoint.save_file
+    files: list[Path] = []
+
+    def late(tensors: Any, path: Any) -> None:
+        files.append(path)
+        (first if len(files) <= 2 else then).wait(20)  # weights and optimizer; the best weights
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", late)
+    model, told = small_model(), []
+    optimizer = build_optimizer(model, OptimConfig())
+    config = TrainConfig.parse({"checkpoint_async": True})
+    saver = Saver(tmp_path, Alone(model), optimizer, config, told.append)
+    before = weights_of(model)
+    saver.save(1, {"step": 1})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    threading.Timer(0.2, first.set).start()
+    saver.save_best(2, {"valid_loss": 1.0})
+    best = weights_of(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    threading.Timer(0.2, then.set).start()
+    assert saver.restore_best() == 2
+    assert same_weights(weights_of(model), best)
+    saver.close()
+    assert not told and len(files) == 3
+    assert same_weights(open_checkpoint(tmp_path / "step-0000001").weights(), before)
 
 
 def test_killed_while_saving_in_the_background(tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def test_slower_from_the_middle_on(tmp_path, factor):
         assert reason in {made.reason for made in changes.effective}
 
 
+def test_the_first_update_tells_nothing(tmp_path):
+    """Blocks are compiled in it: 100 s, and then all is in time."""
+    took, told, _ = _run(tmp_path, lambda now: 100.0 if now == 0.0 else 0.85)
+    assert not told and took == pytest.approx(100 + 999 * 0.85)
+
+
+def test_nothing_is_left_to_be_taken_from_the_last_update(tmp_path):
+    _, told, changes = _run(tmp_path, lambda now: 30.0, steps=3, seconds=40.0)
+    assert not told and not changes.effective
+
+
 def test_only_evaluations_become_slow(tmp_path):
     """Guessed as 2 updates each, then measured as 12: 20 of them do not fit."""
     timeline = Timeline(PatternRows(), ROWS, 900, by_tokens=True)

@@ -48,6 +48,14 @@ def test_a_jump_and_its_end_are_told_once():
     assert records[150]["loss_spike"] == pytest.approx(1.5 / 0.02, rel=0.35)
 
 
+def test_a_jump_ends_where_losses_were_before_not_where_it_would_begin():
+    losses = _noise(200)
+    losses[150:152] = [3.5, 2.09]  # 4 to 5 deviations: less than a jump, and not back
+    _, records, told = _run(losses)
+    assert [step for step, _ in told] == [151, 153]
+    assert [r["step"] for r in records if "loss_spike" in r] == [151, 152]
+
+
 def test_a_falling_curve_with_noise_has_no_spikes():
     steps = np.arange(2000)
     for seed in range(5):

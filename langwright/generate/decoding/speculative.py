@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from langwright.base import UserError
 from langwright.generate.decoding.decoder import Decoder
 from langwright.generate.decoding.proposals import Proposal, Proposer
 from langwright.generate.decoding.row import DecodingRow
 from langwright.generate.decoding.verify import Verified, verify
 from langwright.generate.modes import evaluating
+from langwright.generate.padding import padded_ids
 from langwright.model import KVCache, Transformer
 
 
@@ -66,11 +65,10 @@ def speculative_step(
     proposals = [
         one.cut(limit) for one, limit in zip(proposer.propose(rows, most), most, strict=True)
     ]
-    longest = max(len(one.ids) for one in proposals)
-    ids = torch.zeros(len(rows), 1 + longest, dtype=torch.int64)  # (B, 1 + k), padded behind
-    for index, (row, one) in enumerate(zip(rows, proposals, strict=True)):
-        last = row.ids[-1] if row.ids else row.prompt[-1]
-        ids[index, : 1 + len(one.ids)] = torch.tensor([last, *one.ids])
+    texts = [row.ids or row.prompt for row in rows]
+    ids = padded_ids(  # (B, 1 + k)
+        [[text[-1], *one.ids] for text, one in zip(texts, proposals, strict=True)]
+    )
     with evaluating(model):
         logits = model.logits(model.hidden(ids.to(cache.device), cache=cache))  # (B, 1 + k, V)
     done = []
