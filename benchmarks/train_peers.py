@@ -45,7 +45,7 @@ CONTENDERS = {
     "transformers-compiled": "transformers.Trainer, torch_compile",
     "litgpt": "LitGPT pretrain (compiles)",
 }
-DEFAULT = "ours,ours-muon,transformers,transformers-compiled,litgpt"
+DEFAULT = "ours,ours-compiled,ours-muon,transformers,transformers-compiled,litgpt"
 ROWS = {"tiny": 8, "10m": 64, "124m": 4}  # of a batch: 16,384 and 4,096 tokens
 STEPS = {"tiny": 4, "10m": 5, "124m": 3}
 
