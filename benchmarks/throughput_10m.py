@@ -3,7 +3,8 @@
 The model is the one nanoGPT trains on Shakespeare's characters: 6 layers, 384 wide, 6 heads,
 context 256, 65 symbols. Contenders, each in a process of its own, taking turns:
 
-- langwright: `Trainer` with its own choices (bf16 where fast, lanes), batch 64 x 256
+- langwright: `Trainer` with its own choices (bf16 where fast, lanes), batch 64 x 256; compiled, as
+  it chooses by itself for runs of some minutes, and not
 - peer as nanoGPT's README runs it on a CPU: fp32, not compiled, batch 12
 - peer with bf16 and torch.compile, batch 64 x 256
 
@@ -30,7 +31,8 @@ from common import child, finish, flops_per_token, table
 LAYERS, WIDTH, HEADS, LENGTH, SYMBOLS = 6, 384, 6, 256, 65
 WARMUP_STEPS = 2  # the compiled peer compiles in them
 CONTENDERS = {
-    "langwright": "langwright",
+    "langwright": "langwright, compiled",
+    "eager": "langwright, not compiled",
     "readme": "GPT-2 of transformers, fp32, eager, batch 12",
     "fast": "GPT-2 of transformers, bf16, compiled",
 }
@@ -53,7 +55,7 @@ def langwright_model() -> Any:
     return model_config(table, vocab_size=SYMBOLS)
 
 
-def run_langwright(rows: int, steps: int) -> dict[str, Any]:
+def run_langwright(rows: int, steps: int, compiled: bool) -> dict[str, Any]:
     """Train on random symbols with the Trainer; the rate is what it writes itself."""
     import numpy as np
 
@@ -63,7 +65,8 @@ def run_langwright(rows: int, steps: int) -> dict[str, Any]:
 
     config = langwright_model()
     symbols = np.random.default_rng(0).integers(0, SYMBOLS, 2**20).astype(np.uint16)
-    train = TrainConfig(steps=steps, batch_tokens=rows * LENGTH)
+    lanes = 1 if compiled else None  # as a run of half an hour finds it by itself
+    train = TrainConfig(steps=steps, batch_tokens=rows * LENGTH, compile=compiled, lanes=lanes)
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
             build_model(config, seed=0),
@@ -104,8 +107,8 @@ def run_child(name: str, rows: int, steps: int) -> dict[str, Any]:
     """One contender, with the matmul rate measured in the same process afterwards."""
     from langwright.base import matmul_peak
 
-    if name == "langwright":
-        result = run_langwright(rows, steps)
+    if name in ("langwright", "eager"):
+        result = run_langwright(rows, steps, compiled=name == "langwright")
     else:
         result = run_peer(12 if name == "readme" else rows, steps, fast=name == "fast")
     return {**result, "matmul_peak": matmul_peak("bf16")}

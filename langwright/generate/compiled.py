@@ -1,10 +1,10 @@
 """The decoding step with static shapes: compiled, a few blocks for all layers; on CUDA recorded.
 
 Small models on few cores spend their time between operations, not in them. So the step of one new
-token for each text is compiled, a few blocks once for all layers: rows and pages are padded to
-powers of two, so that few shapes exist. What torch's compiler makes is kept on disk for the next
-start. On CUDA the whole step of each shape becomes one graph, see graphs.py. Prompts, and models
-with something that this path does not have, run as they are.
+token for each text is compiled, a few blocks once for all layers: rows and pages are padded to few
+numbers, so that few shapes exist. What torch's compiler makes is kept on disk for the next start.
+On CUDA the whole step of each shape becomes one graph, see graphs.py. Prompts, and models with
+something that this path does not have, run as they are.
 """
 
 from __future__ import annotations
@@ -66,12 +66,14 @@ def blocks_step(
     blocks: Sequence[nn.Module],
     x: Tensor,
     rotary: tuple[Tensor, Tensor] | None,
-    mask: Tensor,
+    positions: Tensor,
     kept: Sequence[tuple[Tensor, Tensor]],
     places: Tensor,
     pages: Tensor,
 ) -> Tensor:
-    """Some blocks on one new token of each row: x (B, 1, D) -> (B, 1, D)."""
+    """Some blocks on one new token of each row, at positions (B, 1): x (B, 1, D) -> (B, 1, D)."""
+    seen = torch.arange(pages.shape[1] * kept[0][0].shape[1], device=x.device)  # (S,)
+    mask = (seen <= positions)[:, None, None]  # (B, 1, 1, S)
     for block, one in zip(blocks, kept, strict=True):
         x = block.forward(x, Guide(rotary, mask), StaticLayer(one, places, pages))
     return x
@@ -111,6 +113,7 @@ class CompiledHidden:
             self.step = torch.compile(
                 blocks_step, dynamic=False, options={"guard_filter_fn": _keep_guards}
             )
+        self.halves = recorder is None  # a graph holds memory; code only has to be made once
         self.graphs: StepGraphs | None = None
         if recorder is not None:
             watched = [*model.parameters(), *model.buffers(), *store.kept[0], *store.kept[1]]
@@ -122,7 +125,7 @@ class CompiledHidden:
         if ids.shape[1] != 1:
             return self.plain(ids, cache, counts)
         longest = cache.layout.blocks(max(cache.row_lengths) + 1)
-        shape = rows, pages = padded(ids.shape[0]), padded(longest, LEAST_PAGES)
+        shape = rows, pages = padded(ids.shape[0]), padded(longest, LEAST_PAGES, self.halves)
         if shape not in self.shapes and len(self.shapes) >= MOST_SHAPES:
             return self.plain(ids, cache, counts)
         run = self.one_token if self.graphs is None else self.graphs
@@ -149,14 +152,12 @@ class CompiledHidden:
                 config.context_length,
             )
             rotary = cos.to(model.compute_dtype), sin.to(model.compute_dtype)
-        seen = table.shape[1] * self.store.layout.block_tokens  # S
-        mask = (torch.arange(seen, device=ids.device) <= positions)[:, None, None]  # (B, 1, 1, S)
         blocks = tuple(model.blocks)
         # Of each layer: where there is one kind of layers, a page holds them all.
         kept = tuple(zip(*self.store.kept, strict=True))
         for start in range(0, len(blocks), TOGETHER):
             some = slice(start, start + TOGETHER)
-            x = self.step(blocks[some], x, rotary, mask, tuple(kept[some]), places, table)
+            x = self.step(blocks[some], x, rotary, positions, tuple(kept[some]), places, table)
         return x if model.norm is None else model.norm(x)
 
     def _tell(self) -> None:
@@ -231,9 +232,12 @@ def _keep_guards(guards: Sequence[Any]) -> list[bool]:
     return [guard.name.removeprefix("L['").partition("'")[0] != "blocks" for guard in guards]
 
 
-def padded(count: int, least: int = 1) -> int:
-    """The power of two that is at least `count` and `least`."""
-    return 1 << (max(count, least) - 1).bit_length()
+def padded(count: int, least: int = 1, halves: bool = False) -> int:
+    """The power of two that is at least `count` and `least`; with `halves` those between are taken
+    too (8, 12, 16, 24 ...): attention reads a sixth of its keys in vain, not a third."""
+    power = 1 << (max(count, least) - 1).bit_length()
+    between = power * 3 // 4
+    return between if halves and between >= max(count, least) else power
 
 
 def grow(x: Tensor, rows: int, value: float | bool = 0) -> Tensor:

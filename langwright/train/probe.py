@@ -19,7 +19,6 @@ from langwright.train.activation_checkpointing import (
 from langwright.train.choices import DTYPES, Choices, largest
 from langwright.train.compiling import blocks_of
 from langwright.train.float8 import use_float8
-from langwright.train.lanes import can_have_lanes
 from langwright.train.offload import HostOptimizer
 from langwright.train.update import Updater, out_of_memory
 
@@ -300,47 +299,6 @@ def try_compile(probe: Probe) -> str | None:
         updater.undo_compile()
         torch.compiler.reset()
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-    return None
-
-
-def choose_lanes(wanted: int | None, choices: Choices, probe: Probe) -> int:
-    """Micro-batches at a time: on a CPU one for each core, where that is measured quicker."""
-    updater, cores = probe.updater, wanted or torch.get_num_threads()
-    impossible = _why_no_lanes(choices, probe, cores)
-    if wanted == 1 or impossible:
-        return choices.decide("lanes", 1, "as asked" if wanted == 1 else impossible or "")
-    count = min(cores, probe.batch_rows)
-    micro_rows = min(updater.micro_rows, -(-probe.batch_rows // count))
-    batch = probe.rows.batch(0, probe.batch_rows)
-    if wanted is None:
-        usual = probe.batch_seconds(batch)
-        before, updater.micro_rows = updater.micro_rows, micro_rows
-        updater.use_lanes(count)
-        lanes = probe.batch_seconds(batch)
-        if lanes > 0.95 * usual:
-            updater.micro_rows = before
-            updater.use_lanes(1)
-            reason = f"{count} at a time take {lanes:.2f} s a batch, one after another {usual:.2f}"
-            return choices.decide("lanes", 1, reason)
-        reason = f"{lanes:.2f} s a batch instead of {usual:.2f}: each core has its own micro-batch"
-    else:
-        updater.use_lanes(count)
-        reason = "as asked"
-    updater.micro_rows = micro_rows
-    choices.decide("micro_batch_rows", micro_rows, "one part of the batch for each lane")
-    return choices.decide("lanes", count, reason)
-
-
-def _why_no_lanes(choices: Choices, probe: Probe, cores: int) -> str | None:
-    """What forbids more than one lane, if anything."""
-    if probe.updater.device.type != "cpu":
-        return "one device"
-    if probe.updater.form.size > 1:
-        return "several processes"
-    if not can_have_lanes(probe.updater.model):
-        return "dropout draws its numbers in order"
-    if cores == 1 or probe.batch_rows == 1:
-        return "one core" if cores == 1 else "one row per batch"
     return None
 
 

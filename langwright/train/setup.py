@@ -35,6 +35,7 @@ from langwright.train.compiling import undo_compile
 from langwright.train.config import COSMETIC, TrainConfig
 from langwright.train.float8 import undo_float8, use_float8
 from langwright.train.host_memory import keep_freed_memory
+from langwright.train.lane_choice import choose_lanes, reconsider_lanes
 from langwright.train.loss_scale import LossScale
 from langwright.train.objective import Objective
 from langwright.train.offload import HostOptimizer, offloading
@@ -42,7 +43,6 @@ from langwright.train.probe import (
     Probe,
     choose_checkpointing,
     choose_compile,
-    choose_lanes,
     choose_precision,
     choose_steps_for_time,
     set_dtype,
@@ -289,8 +289,10 @@ def _choose(
         )
     steps = _fixed_steps(config, rows, probe.batch_rows)
     budget = None if config.minutes is None else 60.0 * config.minutes
+    alone = updater.micro_rows
     choose_lanes(config.lanes, choices, probe)
     choose_compile(config.compile, choices, probe, steps=steps, seconds=budget)
+    reconsider_lanes(config.lanes, choices, probe, alone, steps=steps, seconds=budget)
     if steps is not None:
         choices.decide("total_steps", steps, _length_reason(config))
         return

@@ -68,9 +68,11 @@ def test_models_that_cannot_be_compiled_run_as_they_are() -> None:
     assert not isinstance(one._stepper.hidden, CompiledHidden)
 
 
-def test_shapes_are_powers_of_two() -> None:
+def test_shapes_are_few() -> None:
     assert [padded(n) for n in (1, 2, 3, 5, 8, 9)] == [1, 2, 4, 8, 8, 16]
-    assert padded(3, 8) == 8
+    assert padded(3, 8) == padded(3, 8, halves=True) == 8
+    pages = [8, 9, 12, 13, 16, 17, 24, 25, 32]
+    assert [padded(n, 8, halves=True) for n in pages] == [8, 12, 12, 16, 16, 24, 24, 32, 32]
 
 
 def test_compiled_code_is_kept_where_only_the_user_reads(tmp_path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn import functional as F
 
 from langwright.base import UserError
 from langwright.model import (
@@ -236,3 +237,14 @@ def test_feedforward_is_the_formula(kind):
     else:
         expected = act(x @ layer.up.weight.T) @ layer.down.weight.T
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gelu_tanh", "silu"])
+def test_activations_as_the_compiler_reads_them(name):
+    """Spelt out where blocks are compiled for a CPU; far out on both sides too."""
+    plain = {"silu": F.silu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}[name]
+    traced = torch.compile(ACTIVATIONS[name], backend="aot_eager", fullgraph=True)
+    x = torch.linspace(-40, 40, 4001, dtype=torch.float64, requires_grad=True)
+    results = [(y := form(x), *torch.autograd.grad(y.sum(), x)) for form in (traced, plain)]
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-13, rtol=1e-12)

@@ -14,8 +14,11 @@ from train_small import PatternRows, same_weights, small_model, small_trainer, w
 from langwright.base import read_json
 from langwright.optim import OptimConfig, build_optimizer
 from langwright.train import Updater, language_model_loss
+from langwright.train.choices import Choices
 from langwright.train.compiling import blocks_of
+from langwright.train.lane_choice import reconsider_lanes
 from langwright.train.lanes import Lanes
+from langwright.train.probe import Probe
 
 lanes_module = sys.modules["langwright.train.lanes"]
 
@@ -142,3 +145,29 @@ def test_dropout_forbids_lanes(tmp_path: Path) -> None:
     choice = read_json(tmp_path / "choices.json")["choices"]["lanes"]
     assert choice["value"] == 1
     assert "dropout" in choice["reason"]
+
+
+def test_compiled_lanes_must_pay(monkeypatch) -> None:
+    """In a long run the way without lanes is measured too, compiled, and the quicker one stays."""
+    monkeypatch.setattr(lanes_module, "compile_blocks", lambda model: None)
+    monkeypatch.setattr("langwright.train.update.compile_blocks", lambda model: None)
+
+    def reconsidered(several: float, one: float, **length: object) -> tuple[object, ...]:
+        updater = _updater(small_model(), 2, 2)
+        probe = Probe(updater, PatternRows(), batch_rows=4)
+        measured = iter([several, one])
+        monkeypatch.setattr(probe, "batch_seconds", lambda batch: next(measured))
+        choices = Choices("key")
+        choices.decide("compile", True, "test")
+        choices.decide("lanes", 2, "test")
+        choices.decide("micro_batch_rows", 2, "test")
+        reconsider_lanes(None, choices, probe, 4, **{"steps": None, "seconds": None, **length})
+        count = 1 if updater.lanes is None else updater.lanes.count
+        assert choices["lanes"] == count and choices["micro_batch_rows"] == updater.micro_rows
+        return count, updater.micro_rows
+
+    assert reconsidered(1.0, 0.9, seconds=3600.0) == (1, 4)
+    assert reconsidered(1.0, 0.99, seconds=3600.0) == (2, 2)
+    assert reconsidered(1.0, 0.5, seconds=100.0) == (2, 2)  # too short to compile anew
+    assert reconsidered(1.0, 0.5, steps=100) == (2, 2)
+    assert reconsidered(1.0, 0.9, steps=3600) == (1, 4)
