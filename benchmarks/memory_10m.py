@@ -63,7 +63,7 @@ def run_ours(rows: int, steps: int) -> dict[str, Any]:
     import langwright.train  # noqa: F401  (what importing alone needs)
 
     libraries = peak_resident_bytes()
-    run_langwright(rows, steps)
+    run_langwright(rows, steps, compiled=False)
     return {"peak_bytes": peak_resident_bytes(), "libraries_bytes": libraries}
 
 

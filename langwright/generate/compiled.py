@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class CompiledHidden:
                 MOST_SHAPES, torch._dynamo.config.recompile_limit
             )
             self.step = torch.compile(
-                blocks_step, dynamic=False, options={"guard_filter_fn": _keep_guards}
+                _own_code(blocks_step), dynamic=False, options={"guard_filter_fn": _keep_guards}
             )
         self.halves = recorder is None  # a graph holds memory; code only has to be made once
         self.graphs: StepGraphs | None = None
@@ -227,9 +228,17 @@ def fast_hidden(
 
 
 def _keep_guards(guards: Sequence[Any]) -> list[bool]:
-    """Shapes are checked at each call; blocks are not: all are alike (`compilable`), nobody
-    changes them, and looking at each of their parts takes as long as a small layer itself."""
-    return [guard.name.removeprefix("L['").partition("'")[0] != "blocks" for guard in guards]
+    """Rows, pages and how many blocks there are is checked at each call. What the blocks and their
+    memory are like is not: all are alike (`compilable`), nobody changes them, and looking at each
+    of their parts takes as long as a small layer itself."""
+    return [not guard.name.startswith(("L['blocks']", "L['kept'][")) for guard in guards]
+
+
+def _own_code(function: types.FunctionType) -> types.FunctionType:
+    """The same function once more. The compiler keeps what it made with a function's code and finds
+    it by the guards, which say nothing of the blocks: another model must not find it."""
+    code = function.__code__.replace()
+    return types.FunctionType(code, function.__globals__, function.__name__)
 
 
 def padded(count: int, least: int = 1, halves: bool = False) -> int:

@@ -18,13 +18,13 @@ PARAMS = SamplingParams(max_tokens=12, temperature=0.0, logprobs=3)
 PROMPTS = [[1, 2, 3], list(range(5, 38)) * 4, [7], list(range(20))]
 
 
-def engine(preset: str, **changes: object) -> Engine:
-    sizes = {**SIZES, **PLACES}
+def engine(preset: str, changes: dict[str, object] | None = None, **more: object) -> Engine:
+    sizes = {**SIZES, **PLACES, **more}
     if preset.startswith(("gpt2", "pythia")):
         sizes["kv_heads"] = 4
     model = build_model(model_config({"preset": preset, **sizes}), seed=2).eval()
     lm = LanguageModel(model, None)
-    return Engine(lm, EngineConfig(max_running=4, cache_bytes=1 << 23, **changes))
+    return Engine(lm, EngineConfig(max_running=4, cache_bytes=1 << 23, **(changes or {})))
 
 
 def answers(one: Engine) -> list[tuple[list[int], list[float]]]:
@@ -51,18 +51,31 @@ def test_static_shapes_change_nothing(preset: str, monkeypatch: pytest.MonkeyPat
 def test_compiled_equals_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("langwright.generate.compiled.TOGETHER", 3)  # of 4 layers: 3 and 1
     for (ids, logprobs), (want, expected) in zip(
-        answers(engine("llama-2m", compile=True)), answers(engine("llama-2m")), strict=True
+        answers(engine("llama-2m", {"compile": True})), answers(engine("llama-2m")), strict=True
     ):
         assert ids == want
         assert logprobs == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
+def test_compiled_models_of_one_shape_stay_apart() -> None:
+    """Nothing in the inputs tells these models apart: one's code must not run for the other."""
+    for more in ({}, {"norm_eps": 0.1}, {"qk_norm": True}):
+        for (ids, logprobs), (want, expected) in zip(
+            answers(engine("llama-2m", {"compile": True}, **more)),
+            answers(engine("llama-2m", **more)),
+            strict=True,
+        ):
+            assert ids == want
+            assert logprobs == pytest.approx(expected, abs=1e-4)
+
+
 def test_models_that_cannot_be_compiled_run_as_they_are() -> None:
-    one = engine("llama-2m", cache_dtype="int8", compile=True)
+    one = engine("llama-2m", {"cache_dtype": "int8", "compile": True})
     assert compilable(one.model, one._stepper._store) == "an 8-bit cache"
     assert not isinstance(one._stepper.hidden, CompiledHidden)
     assert len(answers(one)) == len(PROMPTS)
-    one = engine("langwright-fastest-1m", compile=True)
+    one = engine("langwright-fastest-1m", {"compile": True})
     why = "residual_scalars, value_embeddings, smear, backout"
     assert compilable(one.model, one._stepper._store) == why
     assert not isinstance(one._stepper.hidden, CompiledHidden)
