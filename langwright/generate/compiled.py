@@ -234,7 +234,7 @@ def _keep_guards(guards: Sequence[Any]) -> list[bool]:
     return [not guard.name.startswith(("L['blocks']", "L['kept'][")) for guard in guards]
 
 
-def _own_code(function: types.FunctionType) -> types.FunctionType:
+def _own_code(function: Any) -> Any:
     """The same function once more. The compiler keeps what it made with a function's code and finds
     it by the guards, which say nothing of the blocks: another model must not find it."""
     code = function.__code__.replace()
