@@ -6,7 +6,7 @@ stay in the core's cache between products, softmax and gradient; each product ru
 speed. Measured on one AVX-512-bf16 core, (32, 6, 256, 64) forward and backward: 67 ms against 143;
 length 1,024: 175 ms against 297. The backward pass makes the weights again from q and k, so nothing
 of size T x T outlives a slice (the idea of FlashAttention, Dao et al. 2022, arXiv:2205.14135); of
-short rows they are kept, for they are fewer than the feed-forward's activations.
+short rows they are kept, for they are fewer than a feed-forward's activations.
 
 It also does what torch's kernel cannot: soft-capped scores, attention sinks, and windows of which
 only the keys in sight are touched. Scores are rounded to the inputs' dtype before the softmax,
@@ -26,7 +26,9 @@ from langwright.model.masks import causal_mask
 
 SLICE_BYTES = 1 << 21  # of scores at a time: about what the cache holds
 QUERIES = 128  # at a time; later queries of a causal row need keys that earlier ones do not
-KEPT_KEYS = 512  # of rows no longer than this the weights are kept for the backward pass
+# Weights are kept for the backward pass where a row has at most so many keys for each number of a
+# head: of a model D wide they are then 5 D numbers for each token, a gated feed-forward's some 8 D.
+KEPT_KEYS = 8
 
 Place = tuple[slice, slice, slice]  # rows, queries, keys
 
@@ -60,7 +62,7 @@ def sliced_attention(
     bias (B or 1, H, T, S), sinks (H,), scale, softcap, window: as of `attend`.
     """
     learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    keep = learns and softcap is None and sinks is None and k.shape[2] <= KEPT_KEYS
+    keep = learns and softcap is None and sinks is None and k.shape[2] <= KEPT_KEYS * q.shape[3]
     scale = scale or q.shape[-1] ** -0.5
     if torch.compiler.is_compiling():  # the compiler writes them so from the start
         q, k, v, scale = (q * scale).contiguous(), k.contiguous(), v.contiguous(), 1.0

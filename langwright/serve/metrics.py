@@ -82,11 +82,7 @@ class Metrics:
             ("accepted_tokens_total", "Guesses that were right.", engine.accepted_tokens),
             ("engine_steps_total", "Steps of the engine.", engine.steps),
             ("engine_step_seconds_total", "Time of all steps, seconds.", engine.step_seconds),
-            (
-                "calibrations_total",
-                "Times the number of threads was measured.",
-                engine.calibrations,
-            ),
+            ("calibrations_total", "Times that threads were measured.", engine.calibrations),
             ("engine_failures_total", "Steps or texts that failed.", engine.failures),
         ):
             counted(name, about, {"": value})

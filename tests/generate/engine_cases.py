@@ -157,3 +157,24 @@ def uncached_logprobs(model: Transformer, text: list[int], prompt: int) -> torch
 
 
 GREEDY = SamplingParams(temperature=0, max_tokens=14, logprobs=0)
+
+
+def check_empty(engine: Engine) -> None:
+    """Nothing is held by anybody."""
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.cache_used_pages, stats.vector_bytes) == (0,) * 4
+    pool = engine._scheduler.pool
+    engine.forget()
+    assert sorted(pool._free) == list(range(2, 2 + pool.total)) and not pool._known
+
+
+def break_on(engine: Engine, token: int) -> None:
+    """A pass that reads `token` in a piece of a prompt fails."""
+    plain = engine._stepper.hidden
+
+    def hidden(ids: torch.Tensor, *more: Any) -> torch.Tensor:
+        if bool((ids == token).any()) and ids.shape[1] > 1:
+            raise RuntimeError("out of memory")
+        return plain(ids, *more)
+
+    engine._stepper.hidden = hidden

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from engine_cases import GREEDY, V, engine_of, preset, prompts_of, random_model
+from engine_cases import GREEDY, V, check_empty, engine_of, preset, prompts_of, random_model
 
 from langwright.base import UserError
 from langwright.generate import (
@@ -351,10 +351,7 @@ def test_nothing_is_lost_under_random_load(name, pages):
     wanted = generate_tokens(model, [one[0] for one in kept], [one[1] for one in kept])
     assert [ids_of(one[2]) for one in kept] == [one.ids for one in wanted]
     assert engine.stats().preemptions > 0 and engine.stats().reused_tokens > 100
-    assert engine.stats().cache_used_pages == 0
-    pool = engine._scheduler.pool
-    engine.forget()
-    assert sorted(pool._free) == list(range(2, 2 + pool.total)) and not pool._known
+    check_empty(engine)
 
 
 def test_without_a_tokenizer_ids_go_in_and_out(model):

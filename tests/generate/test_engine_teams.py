@@ -5,7 +5,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_cases import GREEDY, V, engine_of, options, preset, prompts_of, random_model
+from engine_cases import (
+    GREEDY,
+    V,
+    break_on,
+    check_empty,
+    engine_of,
+    options,
+    preset,
+    prompts_of,
+    random_model,
+)
 
 from langwright.base import UserError
 from langwright.generate import (
@@ -126,10 +136,7 @@ def little(model, pages, **settings):
 
 def ask(engine, asked):
     outputs = engine.generate([prompt for prompt, _ in asked], [params for _, params in asked])
-    assert engine.stats().cache_used_pages == 0 and engine.stats().running == 0
-    pool = engine._scheduler.pool
-    engine.forget()
-    assert sorted(pool._free) == list(range(2, 2 + pool.total)) and not pool._known
+    check_empty(engine)
     return outputs
 
 
@@ -258,14 +265,7 @@ def test_cancelled_teams_leave_within_a_step(model):
 
 def test_a_member_that_fails_ends_its_team_only(model):
     engine = engine_of(model)
-    plain = engine._stepper.hidden
-
-    def hidden(ids, cache, counts):
-        if bool((ids == 39).any()) and ids.shape[1] > 1:
-            raise RuntimeError("out of memory")
-        return plain(ids, cache, counts)
-
-    engine._stepper.hidden = hidden
+    break_on(engine, 39)
     bad = Guidance(scale=2.0, negative=[39] * 30)
     asked = [
         (PROMPTS[0], GUIDED["greedy"].replace(guidance=bad)),

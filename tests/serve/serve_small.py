@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import torch
 import uvicorn
 
@@ -73,3 +75,38 @@ def listening(one: Engine, config: ServeConfig) -> Iterator[str]:
         process.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+LONG = {"max_tokens": 500, "ignore_eos": True}
+
+
+def ask(url: str, **fields: Any) -> httpx.Response:
+    body = {"prompt": "x", "max_tokens": 5, **fields}
+    return httpx.post(url + "/v1/completions", json=body, timeout=30)
+
+
+def events(url: str, **fields: Any) -> Iterator[Any]:
+    """The chunks of a stream; [DONE] as a string."""
+    body = {"prompt": "x", "stream": True, **fields}
+    with httpx.stream("POST", url + "/v1/completions", json=body, timeout=30) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: "):
+                yield line[6:] if line == "data: [DONE]" else json.loads(line[6:])
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.005)
+
+
+def slow_down(one: Engine, seconds: float = 0.02) -> None:
+    """Every step takes so much longer."""
+    step = one.step
+
+    def slow() -> Any:
+        time.sleep(seconds)
+        return step()
+
+    one.step = slow  # type: ignore[method-assign]

@@ -1,53 +1,20 @@
-"""Full queues, deadlines, clients that leave, steps that fail, and the end of the server."""
+"""Full queues, deadlines, clients that leave, and steps that fail."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from serve_small import engine, language_model, listening
+from serve_small import LONG, ask, engine, events, listening, slow_down, until
 
-from langwright.base import UserError
 from langwright.generate import Engine
-from langwright.serve import ServeConfig, run
+from langwright.serve import ServeConfig
 from langwright.serve.errors import ApiError
-from langwright.serve.process import Serving
 from langwright.serve.queue import Admission
-
-
-def ask(url: str, **fields: Any) -> httpx.Response:
-    body = {"prompt": "x", "max_tokens": 5, **fields}
-    return httpx.post(url + "/v1/completions", json=body, timeout=30)
-
-
-def events(url: str, **fields: Any) -> Iterator[Any]:
-    """The chunks of a stream; [DONE] as a string."""
-    body = {"prompt": "x", "stream": True, **fields}
-    with httpx.stream("POST", url + "/v1/completions", json=body, timeout=30) as reply:
-        for line in reply.iter_lines():
-            if line.startswith("data: "):
-                yield line[6:] if line == "data: [DONE]" else json.loads(line[6:])
-
-
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.005)
 
 
 class Gate:
@@ -64,20 +31,6 @@ class Gate:
             return step()
 
         one.step = gated  # type: ignore[method-assign]
-
-
-def slow_down(one: Engine, seconds: float = 0.02) -> None:
-    """Every step takes so much longer."""
-    step = one.step
-
-    def slow() -> Any:
-        time.sleep(seconds)
-        return step()
-
-    one.step = slow  # type: ignore[method-assign]
-
-
-LONG = {"max_tokens": 500, "ignore_eos": True}
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:
@@ -288,115 +241,6 @@ def test_health_tells_a_step_that_hangs() -> None:
         gate.open.set()
         assert waiting.result().status_code == 200
         assert httpx.get(url + "/health").status_code == 200
-
-
-@contextmanager
-def serving(one: Engine, config: ServeConfig) -> Iterator[tuple[Serving, str]]:
-    """A server as `run` has it, in a thread; it must be ended inside."""
-    place: list[str] = []
-    life = Serving(one, config)
-    thread = threading.Thread(target=life.run, args=(place.append,), daemon=True)
-    thread.start()
-    until(lambda: bool(place))
-    yield life, place[0]
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def test_the_end_waits_for_answers() -> None:
-    one = engine()
-    slow_down(one)
-    with serving(one, ServeConfig(port=0, drain_seconds=20)) as (life, url):
-        chunks = events(url, max_tokens=60, ignore_eos=True)
-        next(chunks)
-        life.end()
-        refused = []
-        with pytest.raises(httpx.TransportError):  # nobody listens any more
-            for _ in range(100):
-                refused.append(ask(url, max_tokens=1).status_code)
-                time.sleep(0.01)
-        assert len(refused) < 50
-        rest = list(chunks)
-        assert rest[-1] == "[DONE]" and len(rest) > 40
-        assert rest[-2]["choices"][0]["finish_reason"] == "length"
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_the_end_cuts_what_takes_too_long(again: bool) -> None:
-    one = engine()
-    slow_down(one)
-    with serving(one, ServeConfig(port=0, drain_seconds=30 if again else 0.3)) as (life, url):
-        chunks = events(url, **LONG)
-        next(chunks)
-        life.end()
-        if again:
-            life.end()
-        rest = list(chunks)
-        assert rest[-1] == "[DONE]" and len(rest) < 100
-        assert rest[-2]["choices"][0]["finish_reason"] == "length"
-
-
-def test_connections_that_bring_nothing_are_closed() -> None:
-    config = ServeConfig(port=0, body_seconds=0.2, drain_seconds=0)
-    with serving(engine(), config) as (life, url):
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as line:
-            line.sendall(b"GET /health HTTP/1.1\r\nHost: local")
-            assert line.recv(100) == b""  # closed, not timed out
-        with httpx.Client() as client:  # one that works is kept
-            first = client.get(url + "/health").extensions["network_stream"]
-            time.sleep(0.7)
-            again = client.get(url + "/health").extensions["network_stream"]
-            assert again is first
-        with socket.create_connection((host, int(port)), timeout=5) as line:
-            line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            found = b""
-            while not found.endswith(b"}"):
-                found += line.recv(1000)
-            line.sendall(b"GET /hea")  # and no more
-            assert line.recv(1000) == b""
-        life.end()
-
-
-SERVE = """
-import sys
-sys.path[:0] = [{tests!r}, {root!r}]
-from serve_small import engine
-from langwright.serve import ServeConfig, run
-run(engine(), ServeConfig(port=0), ready=lambda url: print(url, flush=True))
-print("ended", flush=True)
-"""
-
-
-def test_sigterm_ends_with_code_0() -> None:
-    here = Path(__file__).resolve().parent
-    code = SERVE.format(tests=str(here), root=str(here.parents[1]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            chunks = events(url, **LONG)
-            next(chunks)
-            process.send_signal(signal.SIGTERM)
-            assert list(chunks)[-1] == "[DONE]"
-            assert process.wait(20) == 0
-            assert process.stdout.read() == "ended\n"
-        finally:
-            process.kill()
-
-
-def test_what_cannot_be_served_is_told() -> None:
-    with listening(engine(), ServeConfig()) as url:
-        port = int(url.rpartition(":")[2])
-        with pytest.raises(UserError, match="cannot listen"):
-            run(engine(), ServeConfig(port=port))
-    lm = language_model()
-    lm.tokenizer = None
-    with pytest.raises(UserError, match="no tokenizer"):
-        run(Engine(lm), ServeConfig(port=0))
 
 
 def test_events_of_one_step_keep_their_order() -> None:
