@@ -44,12 +44,16 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
         good = math.isfinite(value)
         sums.append(sums[-1] + (value if good else 0.0))
         counts.append(counts[-1] + good)
+    # A mean lies between them; the difference of two large sums may not.
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
     result = []
     for i in range(len(values)):
         reach = min(half, i)  # short at the start, where a loss falls steeply
         first, last = i - reach, min(i + reach + 1, len(values))
         count = counts[last] - counts[first]
-        result.append((sums[last] - sums[first]) / count if count else math.nan)
+        mean = (sums[last] - sums[first]) / max(1, count)
+        result.append(min(max(mean, low), high) if count else math.nan)
     return result
 
 

@@ -31,7 +31,7 @@ from langwright.generate.paged_cache import (
     follows_length,
 )
 from langwright.generate.stats import EngineStats
-from langwright.model import Guide, LayerCache, Transformer, rotary_tables
+from langwright.model import Guide, LayerCache, Transformer, prepare_compiler, rotary_tables
 
 LEAST_PAGES = 8  # smaller tables are padded to this
 MOST_SHAPES = 64
@@ -108,9 +108,6 @@ class CompiledHidden:
         self.told = "static shapes, compiled" if compile else "static shapes"
         if compile:
             keep_on_disk()
-            torch._dynamo.config.recompile_limit = max(
-                MOST_SHAPES, torch._dynamo.config.recompile_limit
-            )
             self.step = torch.compile(
                 _own_code(blocks_step), dynamic=False, options={"guard_filter_fn": _keep_guards}
             )
@@ -129,6 +126,8 @@ class CompiledHidden:
         shape = rows, pages = padded(ids.shape[0]), padded(longest, LEAST_PAGES, self.halves)
         if shape not in self.shapes and len(self.shapes) >= MOST_SHAPES:
             return self.plain(ids, cache, counts)
+        if shape not in self.shapes:
+            prepare_compiler(MOST_SHAPES)
         run = self.one_token if self.graphs is None else self.graphs
         vectors = run(grow(ids, rows), numbers_of(cache, rows, pages))
         if shape not in self.shapes:

@@ -7,6 +7,7 @@ from langwright.model.attention import attend, attention_reference
 from langwright.model.attention_kernels import attention_kernel
 from langwright.model.block import Block
 from langwright.model.cache import KVCache, LayerCache
+from langwright.model.compiler import prepare_compiler
 from langwright.model.config import ModelConfig
 from langwright.model.costs import (
     TrainingMemory,
@@ -62,6 +63,7 @@ __all__ = [
     "model_config",
     "module_tree",
     "parameter_count",
+    "prepare_compiler",
     "preset_names",
     "rotary_tables",
     "rotate",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from langwright.model.compiler import prepare_compiler
 from langwright.model.config import ModelConfig
 from langwright.model.masks import BLOCK, causal_mask
 
@@ -169,7 +170,8 @@ def sdpa(
     A sink is a key of zeros with the sink's logit as bias and zeros as value.
     """
     t, s = q.shape[2], k.shape[2]
-    causal = mask is None and (t > 1 or window is not None)
+    # A bool, not a compiler's symbol for one, where shapes are left open.
+    causal = bool(mask is None and (t > 1 or window is not None))
     if causal and (window is not None or bias is not None or sinks is not None or t != s):
         mask, causal = causal_mask(t, s, q.device, window), False
     if bias is not None or sinks is not None:
@@ -268,10 +270,10 @@ def _compiled_flex() -> Callable[..., Any]:
     the scores of the uncompiled one stand whole."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    torch._dynamo.config.recompile_limit = max(FLEX_FORMS, torch._dynamo.config.recompile_limit)
     compiled = torch.compile(flex_attention, dynamic=False)
 
     def run(*arguments: Any, **options: Any) -> Any:
+        prepare_compiler(FLEX_FORMS)
         with torch.compiler.set_stance("default"):
             return compiled(*arguments, **options)
 

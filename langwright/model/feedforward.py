@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,29 @@ def gelu_tanh(x: Tensor) -> Tensor:
     """GPT-2's approximation: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
     if torch.compiler.is_compiling() and x.device.type == "cpu":
         # (1 + tanh u) / 2 = sigmoid(2 u): an exponential takes a third of a hyperbolic tangent.
-        return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
+        return x * _Sigmoid.apply(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
     return sliced_gelu(x) if slicing_pays(x) else F.gelu(x, approximate="tanh")
 
 
 def silu(x: Tensor) -> Tensor:
     """x sigmoid(x). Spelt out for the compiler: the backward pass then has one exponential, not
     one in the function made again and another in torch's rule for its derivative."""
-    return x * torch.sigmoid(x) if torch.compiler.is_compiling() else F.silu(x)
+    return x * _Sigmoid.apply(x) if torch.compiler.is_compiling() else F.silu(x)
+
+
+class _Sigmoid(torch.autograd.Function):
+    """1 / (1 + 2^(-x log2 e)): compiled for a CPU, 2^x takes half the time of e^x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = 1 / (1 + torch.exp2(x * -math.log2(math.e)))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grads[0] * y * (1 - y)
 
 
 def relu2(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,13 @@ QUERIES = 128  # at a time; later queries of a causal row need keys that earlier
 # head: of a model D wide they are then 5 D numbers for each token, a gated feed-forward's some 8 D.
 KEPT_KEYS = 8
 
-Place = tuple[slice, slice, slice]  # rows, queries, keys
+
+class Place(NamedTuple):
+    """What one slice holds."""
+
+    rows: slice
+    queries: slice
+    keys: slice
 
 
 class Options(NamedTuple):
@@ -65,7 +72,7 @@ def sliced_attention(
     keep = learns and softcap is None and sinks is None and k.shape[2] <= KEPT_KEYS * q.shape[3]
     scale = scale or q.shape[-1] ** -0.5
     if torch.compiler.is_compiling():  # the compiler writes them so from the start
-        q, k, v, scale = (q * scale).contiguous(), k.contiguous(), v.contiguous(), 1.0
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     return _attention(q, k, v, mask, bias, sinks, scale, softcap, window, keep)[0]
 
 
@@ -89,18 +96,17 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     """The output, and all weights, slice after slice (W,), if they are to be kept."""
     options = Options(mask, bias, sinks, scale, softcap, window)
-    out = _like_heads(q, v.shape[-1])
-    every, k, v = _by_head(q, scale), _by_head(k), _by_head(v)
+    key_heads, out = k.shape[1], _like_heads(q, v.shape[-1])
     kept = q.new_empty(_kept_size(q, k, options) if keep else 0)
     at = 0
-    for place in _slices(q, k, options):
-        rows, queries, keys = place
-        scaled = _queries(every, k, place)
-        room = _cut(kept, at, scaled, place) if keep else None
+    for place in _slices(q, k.shape[2], options):
+        queries, keys, values = _take(q, k, v, place, scale)
+        room = _room(kept, at, queries, keys) if keep else None
         at += 0 if room is None else room.numel()
-        weights = _weights(scaled, k, options, place, room)[0]
-        mixed = weights @ v[rows, :, keys]  # (r, K, G t, g)
-        out[rows, :, queries] = mixed.view(out[rows, :, queries].shape)
+        weights = _weights(queries, keys, key_heads, options, place, room)[0]
+        mixed = torch.bmm(weights, values)  # (n, G t, g)
+        part = out[place.rows, :, place.queries]
+        part.copy_(mixed.view(part.shape))
     return out, kept
 
 
@@ -127,113 +133,143 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, bias (empty unless `by_bias`) and sinks (empty without) from the
     output's."""
-    options = Options(mask, bias, sinks, scale, softcap, window)
-    grad_q, grad_k, grad_v = _like_heads(q), _like_heads(k).zero_(), _like_heads(v).zero_()
+    options, key_heads = Options(mask, bias, sinks, scale, softcap, window), k.shape[1]
+    grad_q, grad_k, grad_v = _unfilled(q), _unfilled(k), _unfilled(v)
+    if window is not None:  # else the first slices, which see all keys, fill them
+        grad_k.zero_(), grad_v.zero_()
     grad_bias, grad_sinks = _grads_of_options(q, bias if by_bias else None, sinks)
-    every, k, v, grad = _by_head(q, scale), _by_head(k), _by_head(v), _by_head(grad)
     at = 0
-    for place in _slices(q, k, options):
-        rows, queries, keys = place
-        scaled = _queries(every, k, place)
+    for place in _slices(q, k.shape[2], options):
+        queries, keys, values = _take(q, k, v, place, scale)
         if kept.numel():
-            weights, slope, sunk = _cut(kept, at, scaled, place), None, None
+            weights, slope, sunk = _room(kept, at, queries, keys), None, None
             at += weights.numel()
         else:
-            weights, slope, sunk = _weights(scaled, k, options, place)
-        grad_out = grad[rows, :, queries].reshape(*scaled.shape[:3], -1)  # (r, K, G t, g)
-        grad_v[rows, :, keys] += weights.transpose(-2, -1) @ grad_out
-        grad_weights = grad_out @ v[rows, :, keys].transpose(-2, -1)  # (r, K, G t, s)
+            weights, slope, sunk = _weights(queries, keys, key_heads, options, place)
+        grad_out = _stack(grad[place.rows, :, place.queries], key_heads)  # (n, G t, g)
+        fresh = window is None and place.queries.stop == q.shape[2]
+        _gather(grad_v[place.rows, :, place.keys], weights, grad_out, fresh)
+        grad_weights = torch.bmm(grad_out, values.transpose(1, 2))  # (n, G t, s)
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
         if sinks is not None and sunk is not None:
             # The sink's weight gives nothing: d = -weight * sum(weights * grads)
-            lost = -sunk * (weights * grad_weights).sum(-1, keepdim=True)  # (r, K, G t, 1)
-            grad_sinks += lost.view(lost.shape[0], q.shape[1], -1).sum((0, 2), dtype=sinks.dtype)
+            lost = -sunk * (weights * grad_weights).sum(-1, keepdim=True)  # (n, G t, 1)
+            by_head = lost.view(-1, len(sinks), place.queries.stop - place.queries.start)
+            grad_sinks += by_head.sum((0, 2), dtype=sinks.dtype)
         if by_bias and bias is not None:
-            by_head = grad_scores.unflatten(2, (-1, queries.stop - queries.start)).flatten(1, 2)
-            if bias.shape[0] == 1:
-                grad_bias[:, :, queries, keys] += by_head.sum(0, keepdim=True)
-            else:
-                grad_bias[rows, :, queries, keys] += by_head
+            part = grad_bias[_rows(bias, place.rows), :, place.queries, place.keys]
+            by_head = grad_scores.view(-1, *part.shape[1:])
+            part += by_head.sum(0, keepdim=True) if bias.shape[0] == 1 else by_head
         if slope is not None:
             grad_scores = grad_scores * slope
-        mixed = grad_scores @ k[rows, :, keys]
-        mixed = mixed if scale == 1.0 else mixed.mul_(scale)
-        grad_q[rows, :, queries] = mixed.view(grad_q[rows, :, queries].shape)
-        grad_k[rows, :, keys] += grad_scores.transpose(-2, -1) @ scaled
+        part = grad_q[place.rows, :, place.queries]  # (r, H, t, h)
+        torch.mul(torch.bmm(grad_scores, keys).view(part.shape), scale, out=part)
+        _gather(grad_k[place.rows, :, place.keys], grad_scores, queries, fresh)
     return grad_q, grad_k, grad_v, grad_bias, grad_sinks
 
 
-def _slices(q: Tensor, k: Tensor, options: Options) -> Iterator[Place]:
-    """Slices that together cover every score that is not masked for certain."""
+def _slices(q: Tensor, s: int, options: Options) -> Iterator[Place]:
+    """Slices of (B, H, T, h) by S keys that together cover every score that is not masked for
+    certain; of each row the last queries first."""
     batch, heads, t, _ = q.shape
-    s, window = k.shape[2], options.window
-    seen = s if window is None else min(s, window + min(t, QUERIES) - 1)
-    rows = max(1, SLICE_BYTES // (heads * min(t, QUERIES) * seen * q.element_size()))
-    for row in range(0, batch, rows):
-        for query in range(0, t, QUERIES):
-            end = min(t, query + QUERIES)
-            # The last of T queries stands at key S: query `end` sees no key after S - T + end.
-            last = s - t + end if options.mask is None or window is not None else s
-            first = 0 if window is None else max(0, s - t + query - window + 1)
-            yield slice(row, min(batch, row + rows)), slice(query, end), slice(first, last)
+    window = options.window
+    for query in reversed(range(0, t, QUERIES)):
+        end = min(t, query + QUERIES)
+        # The last of T queries stands at key S: query `end` sees no key after S - T + end.
+        last = s - t + end if options.mask is None or window is not None else s
+        first = 0 if window is None else max(0, s - t + query - window + 1)
+        of_row = heads * (end - query) * (last - first) * q.element_size()
+        rows = math.ceil(batch / math.ceil(batch * of_row / SLICE_BYTES))
+        for row in range(0, batch, rows):
+            yield Place(slice(row, min(batch, row + rows)), slice(query, end), slice(first, last))
 
 
-def _by_head(x: Tensor, factor: float = 1.0) -> Tensor:
-    """`factor` times (B, H, T, h), with each head's rows one after another: the slices of it then
-    go into the products as they are."""
+def _take(
+    q: Tensor, k: Tensor, v: Tensor, place: Place, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A slice's scaled queries (n, G t, h), keys (n, s, h) and values (n, s, g)."""
+    rows, queries, keys = place
+    key_heads = k.shape[1]
+    scaled = _stack(q[rows, :, queries], key_heads, scale)
+    return scaled, _stack(k[rows, :, keys], key_heads), _stack(v[rows, :, keys], key_heads)
+
+
+def _stack(x: Tensor, key_heads: int, factor: float = 1.0) -> Tensor:
+    """`factor` times (r, H, t, h) -> (n, G t, h) in one piece, as products want it: of each of the
+    n = r K pairs of a row and a key head, the G = H / K heads that share the key head, one under
+    the other."""
     if factor == 1.0:
-        return x.contiguous()
-    return torch.mul(x, factor, out=torch.empty_like(x, memory_format=torch.contiguous_format))
+        x = x.contiguous()
+    else:
+        x = torch.mul(x, factor, out=_unfilled(x))
+    return x.view(x.shape[0] * key_heads, -1, x.shape[3])
+
+
+def _gather(into: Tensor, weights: Tensor, x: Tensor, fresh: bool) -> None:
+    """Add to keys (r, K, s, h) what queries (n, G t, h) give each by weights (n, G t, s), or begin
+    with that."""
+    into = into.view(-1, *into.shape[2:])  # (n, s, h)
+    into.baddbmm_(weights.transpose(1, 2), x, beta=0.0 if fresh else 1.0)
 
 
 def _kept_size(q: Tensor, k: Tensor, options: Options) -> int:
     """W, the number of weights in all slices."""
-    spans = [[part.stop - part.start for part in place] for place in _slices(q, k, options)]
+    spans = [[p.stop - p.start for p in place] for place in _slices(q, k.shape[2], options)]
     return q.shape[1] * sum(math.prod(span) for span in spans)
 
 
-def _cut(kept: Tensor, start: int, queries: Tensor, place: Place) -> Tensor:
-    """The weights of one slice out of (W,), for its queries (r, K, G t, h): (r, K, G t, s)."""
-    shape = (*queries.shape[:3], place[2].stop - place[2].start)
+def _room(kept: Tensor, start: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """The weights of one slice out of (W,), for its queries (n, G t, h) and keys (n, s, h)."""
+    shape = (*queries.shape[:2], keys.shape[1])
     return kept[start : start + math.prod(shape)].view(shape)
 
 
-def _queries(scaled: Tensor, k: Tensor, place: Place) -> Tensor:
-    """A slice's queries out of the scaled (B, H, T, h): (r, K, G t, h). The G = H / K heads that
-    share a key head lie one under the other as rows of one product."""
-    rows, queries, _ = place
-    return scaled[rows, :, queries].flatten(1, 2).unflatten(1, (k.shape[1], -1))
-
-
 def _weights(
-    scaled: Tensor, k: Tensor, options: Options, place: Place, out: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    key_heads: int,
+    options: Options,
+    place: Place,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Of one slice, from its queries: softmax weights (r, K, G t, s), in `out` if that is given,
-    with a cap its slope (like the weights), and with sinks their weights (r, K, G t, 1)."""
-    rows, queries, keys = place
-    key_heads, t = k.shape[1], queries.stop - queries.start
-    scores = scaled @ k[rows, :, keys].transpose(-2, -1)  # (r, K, G t, s)
+    """Of one slice, from its scaled queries (n, G t, h) and its keys (n, s, h): softmax weights
+    (n, G t, s), in `out` if that is given, with a cap its slope (like the weights), and with sinks
+    their weights (n, G t, 1)."""
+    t = place.queries.stop - place.queries.start
+    scores = torch.bmm(queries, keys.transpose(1, 2))  # (n, G t, s)
     slope = None
     if options.softcap is not None:
         bent = (scores / options.softcap).tanh_()
         scores, slope = bent * options.softcap, 1 - bent.square()
-    by_head = scores.unflatten(2, (-1, t))  # (r, K, G, t, s), a view
+    by_head = scores.view(
+        -1, key_heads, queries.shape[1] // t, t, scores.shape[2]
+    )  # (r, K, G, t, s)
     if options.bias is not None:
-        bias = options.bias[_rows(options.bias, rows), :, queries, keys].to(scaled.dtype)
-        by_head += bias.unflatten(1, (key_heads, -1))
-    if options.mask is None:
-        # As if the slice's last query stood at its last key.
-        allowed = causal_mask(t, keys.stop - keys.start, window=options.window)
-    else:
-        allowed = options.mask[_rows(options.mask, rows), :, queries, keys][:, :, None]
-    blocked = torch.zeros(allowed.shape, dtype=scaled.dtype).masked_fill_(~allowed, float("-inf"))
-    by_head += blocked
+        bias = options.bias[_rows(options.bias, place.rows), :, place.queries, place.keys]
+        by_head += bias.to(scores.dtype).unflatten(1, (key_heads, -1))
+    if options.mask is not None:
+        allowed = options.mask[_rows(options.mask, place.rows), :, place.queries, place.keys]
+        by_head += _blocked(allowed[:, :, None], scores.dtype)
+    else:  # as if the slice's last query stood at its last key
+        doubtful = t if options.window is None else scores.shape[2]  # all see the keys before
+        by_head[..., -doubtful:] += _future(t, doubtful, options.window, scores.dtype)
     if options.sinks is None:
         return torch.softmax(scores, dim=-1, out=out), slope, None
-    sinks = options.sinks.to(scaled.dtype).view(key_heads, -1, 1, 1)  # (K, G, 1, 1)
-    sinks = sinks.expand(*by_head.shape[:4], 1).reshape(*scores.shape[:3], 1)
+    sinks = options.sinks.to(scores.dtype).view(key_heads, -1, 1, 1)  # (K, G, 1, 1)
+    sinks = sinks.expand(*by_head.shape[:4], 1).reshape(*scores.shape[:2], 1)
     weights = torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1)
     return weights[..., :-1].contiguous(), slope, weights[..., -1:]
+
+
+def _blocked(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0 where `allowed`, else minus infinity."""
+    return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf"))
+
+
+@lru_cache(maxsize=8)
+def _future(t: int, s: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """`_blocked` of the last T of S tokens, (T, S); kept, for most slices want the same."""
+    return _blocked(causal_mask(t, s, window=window), dtype)
 
 
 def _rows(x: Tensor, rows: slice) -> slice:
@@ -252,10 +288,15 @@ def _grads_of_options(
     )
 
 
-def _like_heads(x: Tensor, width: int | None = None) -> Tensor:
-    """An unfilled (B, H, T, h) whose memory is (B, T, H, h), as the projections have it."""
-    batch, heads, t, h = x.shape
-    return x.new_empty(batch, t, heads, width or h).transpose(1, 2)
+def _unfilled(x: Tensor) -> Tensor:
+    """Of the same shape, each head's rows one after another."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _like_heads(x: Tensor, width: int) -> Tensor:
+    """An unfilled (B, H, T, width) whose memory is (B, T, H, width), as the projections have it."""
+    batch, heads, t, _ = x.shape
+    return x.new_empty(batch, t, heads, width).transpose(1, 2)
 
 
 @_attention.register_fake
@@ -270,7 +311,7 @@ def _(  # type: ignore[no-untyped-def]
     grad, q, k, v, mask, bias, sinks, kept, scale, softcap, window, by_bias
 ):
     of_options = _grads_of_options(q, bias if by_bias else None, sinks)
-    return _like_heads(q), _like_heads(k), _like_heads(v), *of_options
+    return _unfilled(q), _unfilled(k), _unfilled(v), *of_options
 
 
 def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

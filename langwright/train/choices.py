@@ -11,6 +11,8 @@ import torch
 
 from langwright.base import UserError, machine, read_json, write_json
 
+CPU_TOKENS = 16384  # of a pass with all cores of a CPU
+LANE_TOKENS = 8192  # of a pass with one core, while the others have passes of their own
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -79,15 +81,16 @@ def choose_micro_rows(
 ) -> int:
     """Rows per forward pass.
 
-    On the CPU about 8,192 tokens: enough for full matrix products, few enough for activations to
-    stay near the caches. On a GPU as many as fit, found by trying (`fits`), halving on failure.
+    On the CPU about 16,384 tokens: the cores wait for one another at the end of each operation, and
+    the weights are cast for each pass. On a GPU as many as fit, found by trying (`fits`), halving
+    on failure.
     """
     if wanted is not None:
         return choices.decide("micro_batch_rows", min(wanted, rows), "as asked")
     if choices["device"] == "cpu":
-        most = max(1, 8192 // length)
-        value = even_part(rows, most)
-        return choices.decide("micro_batch_rows", value, f"about 8,192 tokens of {length} per row")
+        value = even_part(rows, max(1, CPU_TOKENS // length))
+        reason = f"about {CPU_TOKENS:,} tokens of {length} per row"
+        return choices.decide("micro_batch_rows", value, reason)
     value = min(rows, max(1, 131072 // length))
     first = value
     while not fits(value):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import torch
 
-from langwright.train.choices import Choices
+from langwright.train.choices import LANE_TOKENS, Choices
 from langwright.train.lanes import can_have_lanes
 from langwright.train.probe import COMPILE_SECONDS, Probe
 
 GAIN = 0.03  # rule of thumb: share of the time that the better way saves where both are compiled
 
 
-def choose_lanes(wanted: int | None, choices: Choices, probe: Probe) -> int:
-    """Micro-batches at a time: on a CPU one for each core, where that is measured quicker."""
+def choose_lanes(wanted: int | None, choices: Choices, probe: Probe, rows: int | None) -> int:
+    """Micro-batches at a time: on a CPU one for each core, where that is measured quicker.
+
+    rows: of a micro-batch, if that was asked for.
+    """
     updater, cores = probe.updater, wanted or torch.get_num_threads()
     impossible = _why_no_lanes(probe, cores)
     if wanted == 1 or impossible:
         return choices.decide("lanes", 1, "as asked" if wanted == 1 else impossible or "")
     count = min(cores, probe.batch_rows)
-    micro_rows = min(updater.micro_rows, -(-probe.batch_rows // count))
+    most = rows or max(1, LANE_TOKENS // probe.rows.sequence_length)
+    micro_rows = min(updater.micro_rows, most, -(-probe.batch_rows // count))
     batch = probe.rows.batch(0, probe.batch_rows)
     if wanted is None:
         usual = probe.batch_seconds(batch)

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from langwright.model import prepare_compiler
 from langwright.train.compiling import compile_blocks, undo_compile
 
 Result = TypeVar("Result")
@@ -29,7 +30,7 @@ class Lanes:
     def __init__(self, model: nn.Module, count: int) -> None:
         self.count = count
         self.models = [model] + [_sharing_copy(model) for _ in range(count - 1)]
-        self._in_turn = False  # the next pass goes from lane to lane
+        self._compiled = self._in_turn = False  # the next pass goes from lane to lane
         before = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(
             count, "lane", initializer=torch.set_num_threads, initargs=(1,)
@@ -41,6 +42,8 @@ class Lanes:
         """``work(model, i)`` for i in 0 ... count-1; gradients end up in the first model's."""
 
         def lane(number: int) -> list[Result]:
+            if self._compiled:
+                prepare_compiler()
             return [work(self.models[number], i) for i in range(number, count, self.count)]
 
         running: list[Future[list[Result]]] = []
@@ -59,12 +62,13 @@ class Lanes:
         lane after another: it is not made for several threads, and the first has done the work."""
         for model in self.models:
             compile_blocks(model)
-        self._in_turn = True
+        self._compiled = self._in_turn = True
 
     def undo_compile(self) -> None:
         """Let them run as plain Python again."""
         for model in self.models:
             undo_compile(model)
+        self._compiled = False
 
     def drop_gradients(self) -> None:
         """Drop the gradients of all lanes but the first, whose parameters are the model's."""

@@ -16,7 +16,7 @@ from langwright.train.activation_checkpointing import (
     activation_bytes,
     checkpoint_activations,
 )
-from langwright.train.choices import DTYPES, Choices, largest
+from langwright.train.choices import CPU_TOKENS, DTYPES, LANE_TOKENS, Choices, largest
 from langwright.train.compiling import blocks_of
 from langwright.train.float8 import use_float8
 from langwright.train.offload import HostOptimizer
@@ -26,7 +26,6 @@ from langwright.train.update import Updater, out_of_memory
 COMPILE_SECONDS = 45.0  # to compile the blocks, forward and backward, on a busy machine
 COMPILE_GAIN = {"cpu": 0.2, "cuda": 0.35}  # share of the time that compiling saves
 SHORT_ROW = 256  # tokens on which activations are counted
-CPU_TOKENS = 8192  # of a pass on a CPU
 DEVICE_TOKENS = 131072  # of a pass on a GPU, at most
 ENOUGH_TOKENS = 16384  # of a pass, after which a GPU gains nothing by more
 TRIED: tuple[Method, ...] = ("none", "selective", "full")
@@ -201,8 +200,8 @@ def choose_checkpointing(
 def _checkpointing_by_memory(choices: Choices, probe: Probe) -> str:
     """The first method whose activations of one pass fit into half of the memory."""
     length, model = probe.rows.sequence_length, probe.updater.model
-    tokens = length * max(1, min(probe.batch_rows, CPU_TOKENS // length))
-    tokens *= torch.get_num_threads()  # each lane has a pass of its own
+    most = max(CPU_TOKENS, LANE_TOKENS * torch.get_num_threads())  # at a time
+    tokens = length * max(1, min(probe.batch_rows, most // length))
     room = 0.5 * machine().memory_bytes
     figures = []
     for method in TRIED:

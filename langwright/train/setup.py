@@ -290,7 +290,7 @@ def _choose(
     steps = _fixed_steps(config, rows, probe.batch_rows)
     budget = None if config.minutes is None else 60.0 * config.minutes
     alone = updater.micro_rows
-    choose_lanes(config.lanes, choices, probe)
+    choose_lanes(config.lanes, choices, probe, config.micro_batch_rows)
     choose_compile(config.compile, choices, probe, steps=steps, seconds=budget)
     reconsider_lanes(config.lanes, choices, probe, alone, steps=steps, seconds=budget)
     if steps is not None:

@@ -164,6 +164,14 @@ def test_any_numbers_give_well_formed_charts(
     assert "nan" not in svg and "inf" not in svg.replace("infinity", "")
 
 
+def test_a_smoothed_line_stays_within_its_values() -> None:
+    """Beside 1e16 a sum cannot hold 1; a logarithm cannot take the 0 that is left."""
+    values = [1.0] * 10 + [1e16] * 10 + [1.0] * 10
+    assert min(smooth(values, 3)) == 1.0
+    assert smooth([1.0, math.nan, 3.0], 3) == [1.0, 2.0, 3.0]
+    line_chart([Series("s", list(range(1, 31)), values, smooth=True)], title="T", log_y=True)
+
+
 def test_bars_have_the_length_of_their_values_and_whiskers() -> None:
     svg = bar_chart([Bar("a", 1.0), Bar("b", 2.0, 1.5, 2.5)], title="T")
     bars = [e for e in parse(svg).iter() if e.tag.endswith("}rect")]

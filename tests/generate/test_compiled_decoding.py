@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+from typing import Any
 
 import pytest
 import torch
 
 from langwright.generate import Engine, EngineConfig, LanguageModel, SamplingParams
-from langwright.generate.compiled import CompiledHidden, compilable, keep_on_disk, padded
+from langwright.generate.compiled import (
+    MOST_SHAPES,
+    CompiledHidden,
+    compilable,
+    keep_on_disk,
+    padded,
+)
 from langwright.model import build_model, model_config
 
 SIZES = {"width": 32, "layers": 4, "heads": 4, "head_width": 8, "kv_heads": 2, "hidden_width": 48}
@@ -79,6 +87,28 @@ def test_models_that_cannot_be_compiled_run_as_they_are() -> None:
     why = "residual_scalars, value_embeddings, smear, backout"
     assert compilable(one.model, one._stepper._store) == why
     assert not isinstance(one._stepper.hidden, CompiledHidden)
+
+
+def test_a_thread_of_its_own_may_compile_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's settings are each thread's own, and a server's engine works in another thread than
+    the one that made it."""
+    found = []
+
+    def compiler(step: Any, **_: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            limits = torch._dynamo.config.recompile_limit, torch.compiler.config.cache_key_tag
+            found.append(limits)
+            return step(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    one = engine("llama-2m", {"compile": True})
+    thread = threading.Thread(target=lambda: answers(one))
+    thread.start()
+    thread.join()
+    assert found and all(limit >= MOST_SHAPES for limit, _ in found)
+    assert all(tag.startswith("langwright-") for _, tag in found)
 
 
 def test_shapes_are_few() -> None:

@@ -205,7 +205,7 @@ def test_a_window_touches_only_the_keys_in_sight():
         options = module.Options(None, None, None, 1.0, None, window)
         counts[window] = sum(
             (a.stop - a.start) * (b.stop - b.start) * (c.stop - c.start)
-            for a, b, c in module._slices(q, q, options)
+            for a, b, c in module._slices(q, 512, options)
         )
     assert counts[16] == 128 * 128 + 3 * 128 * (128 + 15)
     assert counts[None] == 128 * (128 + 256 + 384 + 512)
@@ -223,6 +223,29 @@ def test_sliced_attention_is_a_whole_operator(extra, keep):
     operator = torch.ops.langwright.sliced_attention.default
     kinds = ["test_schema", "test_autograd_registration", "test_faketensor"]
     torch.library.opcheck(operator, (q, k, v, None, *options, keep), test_utils=kinds)
+    inputs = [x.detach() if torch.is_tensor(x) else x for x in (q, k, v, None, *options)]
+    out, kept = operator(*inputs, keep)
+    bias, sinks, *numbers = inputs[4:]
+    backward = torch.ops.langwright.sliced_attention_backward.default
+    arguments = (out, q.detach(), k.detach(), v.detach(), None, bias, sinks, kept, *numbers, extra)
+    torch.library.opcheck(backward, arguments, test_utils=["test_schema", "test_faketensor"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("window", [None, 50])
+def test_sliced_attention_reads_no_unfilled_memory(dtype, window):
+    """Memory that nothing has been written to yet may hold anything; here torch fills it."""
+    inputs = [heads(3, n, 300, 32, dtype).requires_grad_() for n in (4, 2, 2)]
+    results = []
+    for filled in (False, True):
+        torch.use_deterministic_algorithms(filled)
+        try:
+            y = sliced_attention(*inputs, window=window)
+            results.append([y, *torch.autograd.grad(y.sum(), inputs)])
+        finally:
+            torch.use_deterministic_algorithms(False)
+    for plain, filled in zip(*results, strict=True):
+        assert torch.equal(plain, filled)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,7 @@ def _held(case: Case) -> tuple[bool, int, int, int]:
             kept
             for module in form.root.modules()
             if hasattr(module, "_get_fsdp_state")
-            for group in module._get_fsdp_state()._fsdp_param_groups
-            for one in group.fsdp_params
+            for one in _sharded_parameters(module._get_fsdp_state())
             for kept in (one.unsharded_accumulated_grad, _whole_gradient(one))
         ]
         shares = [p.grad.to_local() for p in form.parameters.values() if p.grad is not None]
@@ -84,6 +83,13 @@ def _held(case: Case) -> tuple[bool, int, int, int]:
     form.gradients(objective, micros, 1.0, lambda index: None)
     model = sum(p.numel() for p in form.parameters.values())
     return form.accumulates_sharded, model, *found[-1]
+
+
+def _sharded_parameters(state: Any) -> list[Any]:
+    """FSDP's own records of a module's parameters; torch before 2.12 has one group at most."""
+    one = getattr(state, "_fsdp_param_group", None)
+    groups = getattr(state, "_fsdp_param_groups", [one] if one is not None else [])
+    return [parameter for group in groups for parameter in group.fsdp_params]
 
 
 def _whole_gradient(parameter: Any) -> torch.Tensor | None:

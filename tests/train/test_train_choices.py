@@ -136,7 +136,7 @@ def test_micro_batches(choices):
     def choose(wanted=None, rows=64, length=256, fits=lambda rows: True):
         return choose_micro_rows(wanted, rows, length, choices, fits)
 
-    assert choose() == 32  # 8,192 tokens
+    assert choose(rows=256) == 64  # 16,384 tokens
     assert choose(wanted=5) == 5 and choose(wanted=500) == 64
     assert choose(length=100_000) == 1
     choices.decide("device", "cuda", "test")
