@@ -179,8 +179,8 @@ def _slices(q: Tensor, s: int, options: Options) -> Iterator[Place]:
         last = s - t + end if options.mask is None or window is not None else s
         first = 0 if window is None else max(0, s - t + query - window + 1)
         of_row = heads * (end - query) * (last - first) * q.element_size()
-        rows = math.ceil(batch / math.ceil(batch * of_row / SLICE_BYTES))
-        for row in range(0, batch, rows):
+        rows = math.ceil(batch / max(1, math.ceil(batch * of_row / SLICE_BYTES)))
+        for row in range(0, batch, max(1, rows)):
             yield Place(slice(row, min(batch, row + rows)), slice(query, end), slice(first, last))
 
 
@@ -241,9 +241,8 @@ def _weights(
     if options.softcap is not None:
         bent = (scores / options.softcap).tanh_()
         scores, slope = bent * options.softcap, 1 - bent.square()
-    by_head = scores.view(
-        -1, key_heads, queries.shape[1] // t, t, scores.shape[2]
-    )  # (r, K, G, t, s)
+    groups, s = queries.shape[1] // t, scores.shape[2]
+    by_head = scores.view(-1, key_heads, groups, t, s)  # (r, K, G, t, s)
     if options.bias is not None:
         bias = options.bias[_rows(options.bias, place.rows), :, place.queries, place.keys]
         by_head += bias.to(scores.dtype).unflatten(1, (key_heads, -1))
@@ -251,7 +250,7 @@ def _weights(
         allowed = options.mask[_rows(options.mask, place.rows), :, place.queries, place.keys]
         by_head += _blocked(allowed[:, :, None], scores.dtype)
     else:  # as if the slice's last query stood at its last key
-        doubtful = t if options.window is None else scores.shape[2]  # all see the keys before
+        doubtful = t if options.window is None else s  # all see the keys before
         by_head[..., -doubtful:] += _future(t, doubtful, options.window, scores.dtype)
     if options.sinks is None:
         return torch.softmax(scores, dim=-1, out=out), slope, None
