@@ -6,11 +6,13 @@ form for many rows, which would take four times the memory for all experts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from langwright.generate.kernels import Product, product
-from langwright.generate.quantise import GROUP, quantise
+from langwright.generate.quantise import GROUP, Grouped, quantise
 from langwright.model import ExpertFeedForward
 
 
@@ -18,14 +20,13 @@ class PackedExperts(nn.Module):
     """One matrix of each of E experts; computed in bf16, given back in the dtype of x.
 
     Args:
-        weight: (E, N, K).
-        to: "int8" or "int4"; K divides into groups of 32 for the latter.
+        weights: each expert's (N, K).
     """
 
-    def __init__(self, weight: Tensor, to: str) -> None:
+    def __init__(self, weights: Sequence[Grouped]) -> None:
         super().__init__()
-        self.out_features = weight.shape[1]
-        self.of = nn.ModuleList(product(quantise(one, to)) for one in weight)
+        self.out_features = len(weights[0].codes)
+        self.of = nn.ModuleList(product(one) for one in weights)
 
     def forward(self, x: Tensor, counts: list[int]) -> Tensor:
         """x (M, K) sorted by expert, so many rows of each -> (M, N)."""
@@ -47,15 +48,13 @@ class PackedExperts(nn.Module):
 class PackedExpertFeedForward(ExpertFeedForward):
     """A mixture of experts whose matrices are quantised; router and shared expert are `like`'s."""
 
-    def __init__(self, like: ExpertFeedForward, weights: ExpertFeedForward, to: str) -> None:
+    def __init__(self, like: ExpertFeedForward, matrices: Sequence[Sequence[Grouped]]) -> None:
+        """matrices: gates, ups and downs of all experts."""
         nn.Module.__init__(self)
         self.experts, self.activation = like.experts, like.activation
         self.router, self.shared, self.shared_gate = like.router, like.shared, like.shared_gate
         self.router_loss = self.load = None
-        self.packed_gate, self.packed_up, self.packed_down = (
-            PackedExperts(weight.detach(), to)
-            for weight in (weights.gate, weights.up, weights.down)
-        )
+        self.packed_gate, self.packed_up, self.packed_down = map(PackedExperts, matrices)
 
     def each(self, x: Tensor, counts: Tensor) -> Tensor:
         """What every expert makes of its rows: x (M, D) sorted by expert, counts (E,) -> (M, D)."""
@@ -70,11 +69,19 @@ class PackedExpertFeedForward(ExpertFeedForward):
 
 
 def pack_experts(
-    like: ExpertFeedForward, weights: ExpertFeedForward, to: str
+    like: ExpertFeedForward,
+    weights: ExpertFeedForward,
+    to: str,
+    stored: Mapping[str, Sequence[Grouped]],
 ) -> PackedExpertFeedForward | None:
-    """`like` with the matrices of `weights` quantised. None where their columns do not divide into
-    groups: they are kept as they are."""
+    """`like` with the matrices of `weights` quantised, or as they are in `stored` (each expert's
+    "gate", "up", "down"). None where their columns do not divide into groups of 32, as "int4"
+    needs them: they are kept as they are."""
     columns = (weights.gate.shape[-1], weights.down.shape[-1])
     if to == "int4" and any(count % GROUP for count in columns):
         return None
-    return PackedExpertFeedForward(like, weights, to)
+    matrices = [
+        stored.get(name) or [quantise(one.detach(), to) for one in getattr(weights, name)]
+        for name in ("gate", "up", "down")
+    ]
+    return PackedExpertFeedForward(like, matrices)

@@ -24,6 +24,7 @@ from langwright.model import ExpertFeedForward, Linear, Transformer
 
 To = Literal["int8", "int4"]
 Part = tuple[Grouped, Tensor | None]  # a matrix and its bias
+Stored = Grouped | Sequence[Grouped]  # a matrix, or one for each expert
 TOGETHER = (("q", "k", "v"), ("gate", "up"))  # read the same vector
 HEAD = "head"  # what the output layer is called here, also where it is tied to the embedding
 
@@ -129,7 +130,7 @@ def pack_model(
     model: Transformer,
     to: To,
     choice: Choice | None = None,
-    stored: Mapping[str, Grouped] | None = None,
+    stored: Mapping[str, Stored] | None = None,
 ) -> PackedTransformer:
     """A quantised form of `model`, which stays as it is.
 
@@ -143,12 +144,15 @@ def pack_model(
     choice = choice or default_choice(model)
     with torch.device("meta"):
         packed = PackedTransformer(model.config)
-    codes = dict(stored or {})
+    stored = stored or {}
+    codes = {name: one for name, one in stored.items() if isinstance(one, Grouped)}
+    stacks = {name: one for name, one in stored.items() if not isinstance(one, Grouped)}
     for name, module in model.named_modules():
         if isinstance(module, ExpertFeedForward):
             like = packed.get_submodule(name)
             assert isinstance(like, ExpertFeedForward)
-            experts = pack_experts(like, module, to)
+            own = {key.removeprefix(f"{name}."): value for key, value in stacks.items()}
+            experts = pack_experts(like, module, to, own)
             if experts is not None:
                 parent, attribute = name.rsplit(".", 1)
                 setattr(packed.get_submodule(parent), attribute, experts)
@@ -259,7 +263,7 @@ def load_packed(path: str | Path, to: To = "int4") -> LanguageModel:
     return LanguageModel(pack_model(model, to, stored=stored), tokenizer)
 
 
-def stored_blocks(path: Path, model: Transformer) -> dict[str, Grouped]:
+def stored_blocks(path: Path, model: Transformer) -> dict[str, Stored]:
     """The quantised matrices of a .gguf file by our names; of other files none."""
     from langwright.formats import GgufFile, read_blocks
 
@@ -270,4 +274,10 @@ def stored_blocks(path: Path, model: Transformer) -> dict[str, Grouped]:
         return {}
     with GgufFile(path) as file:
         found = read_blocks(file, model.config, dict(model.named_parameters()))
-    return {name: Grouped(*blocks) for name, blocks in found.items()}
+    return {name: _grouped(*blocks) for name, blocks in found.items()}
+
+
+def _grouped(codes: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Stored:
+    if codes.dim() == 2:
+        return Grouped(codes, scale, zero, bits)
+    return [Grouped(*one, bits) for one in zip(codes, scale, zero, strict=True)]

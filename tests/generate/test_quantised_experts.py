@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from langwright.formats import load_model, save_gguf
 from langwright.generate import Engine, EngineConfig, LanguageModel, SamplingParams
 from langwright.generate.expert_weights import PackedExpertFeedForward, PackedExperts
 from langwright.generate.quality import compare_quality, read_bytes
 from langwright.generate.quantise import quantise
-from langwright.generate.weights import Choice, pack_model
+from langwright.generate.weights import Choice, pack_model, stored_blocks
 from langwright.model import ExpertFeedForward, Transformer, build_model, model_config
 
 PACKED = Choice(wide=False)
@@ -35,7 +38,7 @@ def tiny(preset: str = "qwen3-30b-a3b", hidden: int = 32) -> Transformer:
 @pytest.mark.parametrize("counts", [[3, 0, 1, 5], [0, 0, 9, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
 def test_each_expert_multiplies_its_own_rows(to: str, counts: list[int]) -> None:
     weight = torch.randn(4, 48, 64, generator=torch.Generator().manual_seed(1))
-    packed = PackedExperts(weight, to)
+    packed = PackedExperts([quantise(one, to) for one in weight])
     x = torch.randn(sum(counts), 64, generator=torch.Generator().manual_seed(2))
     x = x.to(torch.bfloat16)
     dense = [quantise(one, to).dense().double() for one in weight]
@@ -76,6 +79,31 @@ def test_a_packed_mixture_equals_its_own_weights_written_out(preset: str, to: st
     assert (one - two).abs().max() < 0.08
     kl = (full.exp() * (full - one)).sum(-1).mean()
     assert 0 < kl < (0.02 if to == "int4" else 0.002)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+def test_a_gguf_file_s_experts_are_taken_as_they_are(tmp_path: Path, kind: str) -> None:
+    """Its blocks are the codes; quantising again what they stand for is another matter."""
+    path = tmp_path / "m.gguf"
+    save_gguf(LanguageModel(tiny("mixtral-8x7b"), None), path, kind)
+    model = load_model(path)
+    stored = stored_blocks(path, model)
+    stacks = {name: value for name, value in model.named_parameters() if value.dim() == 3}
+    assert len(stacks) == 6
+    for name, weights in stacks.items():
+        dense = [one.dense() for one in stored[name]]
+        assert torch.equal(torch.stack(dense), weights)
+    packed = pack_model(model, "int4", PACKED, stored)
+    again = pack_model(model, "int4", PACKED)
+    x = torch.eye(64, dtype=torch.bfloat16).repeat(4, 1)  # each expert gives its columns
+    for name, module in model.named_modules():
+        if isinstance(module, ExpertFeedForward):
+            gates = [m.get_submodule(name).packed_gate for m in (packed, again)]
+            own, second = (gate(x, [64] * 4).unflatten(0, (4, 64)).mT.float() for gate in gates)
+            size = module.gate.abs().max()
+            error, by_twice = ((x - module.gate).abs().max() / size for x in (own, second))
+            assert error < 2 * 2**-8  # scales and results in bf16
+            assert kind == "q4_0" or by_twice > 0.02
 
 
 def test_a_shared_expert_keeps_its_gate() -> None:

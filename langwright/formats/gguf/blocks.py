@@ -24,14 +24,14 @@ WHOLE = ("Q4_0", "Q4_1", "Q8_0")  # kinds of which one scale and one minimum mak
 class Blocks(NamedTuple):
     """value = (codes - middle) * scale + zero, a scale and a zero for each 32 columns."""
 
-    codes: Tensor  # (N, K) uint8
-    scale: Tensor  # (N, K / 32) fp32
-    zero: Tensor  # (N, K / 32) fp32
+    codes: Tensor  # (N, K) uint8, or of E experts (E, N, K)
+    scale: Tensor  # (..., K / 32) fp32
+    zero: Tensor  # (..., K / 32) fp32
     bits: int  # 4 or 8; the middle is 8 or 128
 
 
 def whole_numbers(data: bytes, kind: Kind, shape: tuple[int, ...]) -> Blocks:
-    """The blocks of a matrix (N, K) of one of the kinds `WHOLE`."""
+    """The blocks of a matrix (N, K) or of several (E, N, K), of one of the kinds `WHOLE`."""
     blocks = np.frombuffer(data, LAYOUTS[kind.name])
     scale = blocks["d"].astype(np.float32)
     zero = np.zeros_like(scale)
@@ -41,13 +41,8 @@ def whole_numbers(data: bytes, kind: Kind, shape: tuple[int, ...]) -> Blocks:
         codes, bits = np.concatenate((blocks["q"] & 15, blocks["q"] >> 4), axis=1), 4
         if kind.name == "Q4_1":
             zero = blocks["m"].astype(np.float32) + 8 * scale
-    rows = shape[0]
-    return Blocks(
-        torch.from_numpy(codes).view(rows, -1),
-        torch.from_numpy(scale).view(rows, -1),
-        torch.from_numpy(zero).view(rows, -1),
-        bits,
-    )
+    parts = [torch.from_numpy(part).view(*shape[:-1], -1) for part in (codes, scale, zero)]
+    return Blocks(parts[0], parts[1], parts[2], bits)
 
 
 def read_blocks(
@@ -62,7 +57,7 @@ def read_blocks(
     found = {}
     for slot in slots(architecture, config, list(shapes)):
         info = file.tensors[slot.theirs]
-        if info.kind.name not in WHOLE or len(info.shape) != 2:
+        if info.kind.name not in WHOLE or len(info.shape) < 2:
             continue
         blocks = whole_numbers(file.raw(slot.theirs), info.kind, info.shape)
         # Rows move, columns stay: factors move as the codes do.
