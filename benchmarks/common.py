@@ -75,6 +75,19 @@ def flops_per_token(parameters: int, layers: int, width: int, length: int) -> fl
     return 6.0 * parameters + 12.0 * layers * width * length
 
 
+def sustained_matmul(size: int = 2048, seconds: float = 5.0) -> float:
+    """FLOP/s of bf16 products (size, size) @ (size, size) on the CPU, one after another."""
+    import torch
+
+    left, right = (torch.randn(size, size).to(torch.bfloat16) for _ in range(2))
+    out, count = torch.mm(left, right), 0
+    start = time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        torch.mm(left, right, out=out)
+        count += 1
+    return 2 * size**3 * count / passed
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under their columns; numbers are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]

@@ -20,7 +20,9 @@ it must not fetch another:
 
 Tokens per second: median over the updates after the first one (in which the peers compile). Peak
 memory: the most main memory that the process ever held, libraries included. The limits are the
-machine's bf16 matmul rate, and 16 bytes for each parameter (fp32 weight, gradient and moments).
+machine's bf16 matmul rate, and 16 bytes for each parameter (fp32 weight, gradient and moments). The
+rate is told twice: the quickest single product in all rounds, and what products one after another
+reach for some seconds right before each run, as the run itself must (median of the rounds' shares).
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import child, finish, table
+from common import child, finish, sustained_matmul, table
 
 MIB = 2**20
 CONTENDERS = {
@@ -71,7 +74,7 @@ def run_child(name: str, task: Task) -> dict[str, Any]:
     if name == "peak":
         from langwright.base import matmul_peak
 
-        return {"matmul_peak": matmul_peak("bf16", "cpu")}
+        return {"matmul_peak": matmul_peak("bf16", "cpu"), "matmul_sustained": sustained_matmul()}
     import contenders
 
     shape, rows, steps = contenders.SHAPES[task.size], task.rows, task.steps
@@ -145,13 +148,13 @@ def measure(
     script, peak = Path(__file__).name, 0.0
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(options.rounds):
-        done = child(script, "--child", "peak", threads=options.threads)
-        peak = max(peak, done["matmul_peak"])
         for name in names:
+            limits = child(script, "--child", "peak", threads=options.threads)
+            peak = max(peak, limits["matmul_peak"])
             python = options.litgpt_python if name == "litgpt" else None
             arguments = ("--child", name, *task.arguments())
             run = child(script, *arguments, threads=options.threads, python=python)
-            runs[name].append(run)
+            runs[name].append({**run, "matmul_sustained": limits["matmul_sustained"]})
             print(
                 f"{name}: {run['tokens_per_second']:,.0f} tokens/s, "
                 f"{run['peak_bytes'] / MIB:,.0f} MiB, {run['wall_seconds']:.0f} s in all",
@@ -170,24 +173,30 @@ def summarise(runs: dict[str, list[dict[str, Any]]], peak: float, task: Task) ->
     results, rows = {}, []
     for name, done in runs.items():
         share = rates[name] * shape.flops / peak
+        sustained = statistics.median(
+            run["tokens_per_second"] * shape.flops / run["matmul_sustained"] for run in done
+        )
         least = 16 * shape.parameters
         results[name] = {
             "tokens_per_second": round(rates[name], 1),
             "all_rounds": [round(r["tokens_per_second"], 1) for r in done],
             "share_of_peak": round(share, 4),
+            "share_of_sustained": round(sustained, 4),
             "peak_bytes": peaks[name],
             "peak_over_16_bytes_per_parameter": round(peaks[name] / least, 2),
             "choices": done[-1].get("choices"),
         }
-        cells = [f"{rates[name]:,.0f}", f"{share:.1%}", "-", f"{peaks[name] / MIB:,.0f}"]
+        cells = [f"{rates[name]:,.0f}", f"{share:.1%}", f"{sustained:.1%}"]
+        cells += ["-", f"{peaks[name] / MIB:,.0f}"]
         cells += [f"{peaks[name] / least:.1f}x", "-"]
         if "ours" in runs:
             results[name]["ours_is_faster_by"] = round(rates["ours"] / rates[name], 3)
             results[name]["our_memory_over_it"] = round(peaks["ours"] / peaks[name], 3)
-            cells[2] = f"{rates['ours'] / rates[name]:.2f}x"
-            cells[5] = f"{peaks['ours'] / peaks[name]:.2f}x"
+            cells[3] = f"{rates['ours'] / rates[name]:.2f}x"
+            cells[6] = f"{peaks['ours'] / peaks[name]:.2f}x"
         rows.append([CONTENDERS[name], *cells])
-    columns = ["trainer", "tokens/s", "of bf16 peak", "ours / it", "peak MiB", "of 16 B/parameter"]
+    columns = ["trainer", "tokens/s", "of bf16 peak", "of sustained"]
+    columns += ["ours / it", "peak MiB", "of 16 B/parameter"]
     title = f"{shape.parameters:,} parameters, batch {task.rows} x {shape.length}, "
     title += f"peers' passes {task.micro} rows; limit {peak / 1e9:,.0f} GFLOP/s"
     table(title, [*columns, "ours / it"], rows)

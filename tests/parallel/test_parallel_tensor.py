@@ -69,7 +69,8 @@ def test_with_fsdp_and_with_ddp() -> None:
     ids=["tp", "tp fsdp"],
 )
 def test_compiled_blocks(data: dict[str, int]) -> None:
-    """The regions' borders go into the blocks' graphs without a break (fullgraph)."""
+    """The regions' borders go into the graphs of the blocks and of the final norm without a break
+    (fullgraph)."""
     case = Case(parallel={"tp": 2, **data}, steps=2)
     ranks = 4 if data else 2
     check_equal(run_ranks(ranks, _compiled, case)[0], single(case), loss=5e-6)
@@ -77,8 +78,8 @@ def test_compiled_blocks(data: dict[str, int]) -> None:
 
 def _compiled(case: Case) -> Any:
     def compile_blocks(model: Any) -> None:
-        for block in model.blocks:
-            block.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+        for part in (*model.blocks, model.norm):
+            part.compile(backend="aot_eager", fullgraph=True, dynamic=False)
 
     return parallel(case, before_sharding=compile_blocks)
 
