@@ -89,7 +89,7 @@ def choose_micro_rows(
         return choices.decide("micro_batch_rows", min(wanted, rows), "as asked")
     if choices["device"] == "cpu":
         value = even_part(rows, max(1, CPU_TOKENS // length))
-        reason = f"about {CPU_TOKENS:,} tokens of {length} per row"
+        reason = "the whole batch" if value == rows else f"about {CPU_TOKENS:,} tokens"
         return choices.decide("micro_batch_rows", value, reason)
     value = min(rows, max(1, 131072 // length))
     first = value
