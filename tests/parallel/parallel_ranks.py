@@ -56,11 +56,19 @@ def _child(place: tuple[int, int, str], work: Callable[..., Any], arguments: Any
     try:
         with process_group(world("cpu")):
             torch.save(work(*arguments), f"{folder}/result-{rank}.tmp")
-        os.replace(f"{folder}/result-{rank}.tmp", f"{folder}/result-{rank}")
+            os.replace(f"{folder}/result-{rank}.tmp", f"{folder}/result-{rank}")
+            _meet(Path(folder), count)
     except BaseException:
         Path(folder, f"error-{rank}").write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)
+
+
+def _meet(folder: Path, count: int) -> None:
+    """Wait for the others: who leaves while somebody still connects to it makes that fail."""
+    kinds = ("result", "error")
+    while not all(any((folder / f"{k}-{rank}").exists() for k in kinds) for rank in range(count)):
+        time.sleep(0.002)
 
 
 def _wait(processes: list[Any], folder: Path) -> None:
