@@ -170,8 +170,9 @@ def sdpa(
     A sink is a key of zeros with the sink's logit as bias and zeros as value.
     """
     t, s = q.shape[2], k.shape[2]
-    # A bool, not a compiler's symbol for one, where shapes are left open.
-    causal = bool(mask is None and (t > 1 or window is not None))
+    causal = False
+    if mask is None and (t > 1 or window is not None):
+        causal = True  # a branch, for where shapes are left open, even bool() is a symbol
     if causal and (window is not None or bias is not None or sinks is not None or t != s):
         mask, causal = causal_mask(t, s, q.device, window), False
     if bias is not None or sinks is not None:

@@ -180,7 +180,8 @@ def _slices(q: Tensor, s: int, options: Options) -> Iterator[Place]:
         last = s - t + end if options.mask is None or window is not None else s
         first = 0 if window is None else max(0, s - t + query - window + 1)
         of_row = heads * (end - query) * (last - first) * q.element_size()
-        rows = math.ceil(batch / max(1, math.ceil(batch * of_row / SLICE_BYTES)))
+        most = max(1, SLICE_BYTES // of_row)
+        rows = math.ceil(batch / max(1, math.ceil(batch / most)))  # even parts of the batch
         for row in range(0, batch, max(1, rows)):
             yield Place(slice(row, min(batch, row + rows)), slice(query, end), slice(first, last))
 

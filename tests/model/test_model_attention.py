@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from attention_cases import OPTIONS, SHAPES, drawn, heads, segments_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,46 +20,6 @@ from langwright.model import (
 )
 from langwright.model.attention_kernels import choose_kernel, flex, sdpa, summed
 from langwright.model.masks import block_mask
-from langwright.model.sliced_attention import sliced_attention
-
-SHAPES = st.tuples(
-    st.integers(1, 3),  # B
-    st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),  # H, K
-    st.sampled_from([1, 2, 7, 64, 130, 260]),  # T
-    st.sampled_from([2, 8, 16]),  # h
-    st.sampled_from([None, 3, 8]),  # g, if not h
-)
-OPTIONS = st.fixed_dictionaries(
-    {
-        "bias": st.sampled_from([0, 1, 2]),  # none, one for all rows, one for each
-        "scale": st.sampled_from([None, 0.3]),
-        "softcap": st.sampled_from([None, 1.5]),
-        "sinks": st.booleans(),
-        "window": st.sampled_from([None, 1, 5, 100]),
-    }
-)
-
-
-def heads(batch, heads, t, h, dtype=torch.float32):
-    """(B, H, T, h) with the strides that the projections give."""
-    return torch.randn(batch, t, heads, h, dtype=dtype).transpose(1, 2)
-
-
-def segments_of(batch, t):
-    """Random documents per row, the last tokens of the first row padding."""
-    segments = torch.randint(0, 2, (batch, t)).cumsum(1)
-    segments[0, t - t // 3 :] = -1
-    return segments
-
-
-def drawn(options, batch, h_q, t, s, dtype=torch.float32):
-    """Tensors for the options that need one."""
-    rows = {0: None, 1: 1, 2: batch}[options["bias"]]
-    return {
-        **options,
-        "bias": None if rows is None else torch.randn(rows, h_q, t, s, dtype=dtype),
-        "sinks": torch.randn(h_q, dtype=dtype) if options["sinks"] else None,
-    }
 
 
 def one_by_one(q, k, v, *, bias, scale, softcap, sinks, window):
@@ -141,131 +102,6 @@ def test_every_kernel_equals_the_reference(shape, documents, earlier, options):
         torch.testing.assert_close(
             sdpa(q, k, v, mask, 0.0, **options), expected, atol=5e-6, rtol=1e-4
         )
-
-
-@settings(max_examples=80, deadline=None)
-@given(SHAPES, st.booleans(), OPTIONS)
-def test_sliced_attention_equals_reference_with_gradients(shape, documents, options):
-    """The CPU kernel in float64, where its rounding cannot hide a mistake."""
-    batch, (h_q, h_k), t, h, g = shape
-    options = drawn(options, batch, h_q, t, t, torch.float64)
-    inputs = [
-        heads(batch, n, t, width, torch.float64).requires_grad_()
-        for n, width in ((h_q, h), (h_k, h), (h_k, g or h))
-    ]
-    learned = inputs + [
-        options[name].requires_grad_() for name in ("bias", "sinks") if options[name] is not None
-    ]
-    mask = document_mask(segments_of(batch, t)) if documents else None
-    if mask is not None and options["window"]:
-        mask = mask & causal_mask(t, t, window=options["window"])
-    grad = torch.randn(batch, h_q, t, g or h, dtype=torch.float64)
-    results = []
-    for form in (sliced_attention, attention_reference):
-        y = form(*inputs, mask, **options)
-        results.append([y, *torch.autograd.grad(y, learned, grad)])
-    for mine, reference in zip(*results, strict=True):
-        torch.testing.assert_close(mine, reference, atol=1e-11, rtol=1e-9)
-
-
-@pytest.mark.parametrize("window", [None, 1, 4])
-@pytest.mark.parametrize("kept", [False, True])
-def test_sliced_attention_in_many_slices(monkeypatch, window, kept):
-    """Slices of one row and three queries cover everything once, also where their weights are kept
-    for the backward pass."""
-    import importlib
-
-    module = importlib.import_module("langwright.model.sliced_attention")
-    monkeypatch.setattr(module, "SLICE_BYTES", 1)
-    monkeypatch.setattr(module, "QUERIES", 3)
-    q, k, v = (heads(3, n, 10, 4, torch.float64).requires_grad_() for n in (4, 2, 2))
-    sinks = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(1, 4, 10, 10, dtype=torch.float64, requires_grad=True)
-    inputs = (q, k, v, bias) if kept else (q, k, v, bias, sinks)
-    for mask in (None, document_mask(segments_of(3, 10)), causal_mask(10, 10)[None, None]):
-        if mask is not None and window:
-            mask = mask & causal_mask(10, 10, window=window)
-        options = {"bias": bias, "window": window}
-        if not kept:
-            options |= {"sinks": sinks, "softcap": 1.0}
-        mine = sliced_attention(q, k, v, mask, **options)
-        reference = attention_reference(q, k, v, mask, **options)
-        torch.testing.assert_close(mine, reference, atol=1e-12, rtol=1e-9)
-        grads = [torch.autograd.grad(y.sin().sum(), inputs) for y in (mine, reference)]
-        for a, b in zip(*grads, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
-
-
-def test_a_window_touches_only_the_keys_in_sight():
-    """512 tokens with a window of 16: under a third of the products of the whole triangle."""
-    module = __import__("importlib").import_module("langwright.model.sliced_attention")
-    q = torch.empty(1, 2, 512, 8)
-    counts = {}
-    for window in (None, 16):
-        options = module.Options(None, None, None, 1.0, None, window)
-        counts[window] = sum(
-            (a.stop - a.start) * (b.stop - b.start) * (c.stop - c.start)
-            for a, b, c in module._slices(q, 512, options)
-        )
-    assert counts[16] == 128 * 128 + 3 * 128 * (128 + 15)
-    assert counts[None] == 128 * (128 + 256 + 384 + 512)
-
-
-@pytest.mark.parametrize("extra", [False, True])
-@pytest.mark.parametrize("keep", [False, True])
-def test_sliced_attention_is_a_whole_operator(extra, keep):
-    """Fake shapes, autograd registration and aliasing as torch.compile needs them."""
-    q, k, v = (heads(2, n, 20, 4).requires_grad_() for n in (4, 2, 2))
-    sinks, bias = torch.randn(4, requires_grad=True), torch.randn(1, 4, 20, 20, requires_grad=True)
-    options = (bias, sinks, 0.5, 2.0, 5) if extra else (None, None, 0.5, None, None)
-    if extra and keep:
-        options = (bias, None, 0.5, None, 5)
-    operator = torch.ops.langwright.sliced_attention.default
-    kinds = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    torch.library.opcheck(operator, (q, k, v, None, *options, keep), test_utils=kinds)
-    inputs = [x.detach() if torch.is_tensor(x) else x for x in (q, k, v, None, *options)]
-    out, kept = operator(*inputs, keep)
-    bias, sinks, *numbers = inputs[4:]
-    backward = torch.ops.langwright.sliced_attention_backward.default
-    arguments = (out, q.detach(), k.detach(), v.detach(), None, bias, sinks, kept, *numbers, extra)
-    torch.library.opcheck(backward, arguments, test_utils=["test_schema", "test_faketensor"])
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("window", [None, 50])
-def test_sliced_attention_reads_no_unfilled_memory(dtype, window):
-    """Memory that nothing has been written to yet may hold anything; here torch fills it."""
-    inputs = [heads(3, n, 300, 32, dtype).requires_grad_() for n in (4, 2, 2)]
-    results = []
-    for filled in (False, True):
-        torch.use_deterministic_algorithms(filled)
-        try:
-            y = sliced_attention(*inputs, window=window)
-            results.append([y, *torch.autograd.grad(y.sum(), inputs)])
-        finally:
-            torch.use_deterministic_algorithms(False)
-    for plain, filled in zip(*results, strict=True):
-        assert torch.equal(plain, filled)
-
-
-@pytest.mark.parametrize(
-    ("t", "kept"), [(20, 2 * 4 * 20 * 20), (200, 2 * 4 * (128 * 128 + 72 * 200)), (300, 0)]
-)
-def test_sliced_attention_compiled_equals_itself(t, kept):
-    """Traced for the compiler, where scale and layout are its business: rows whose weights are
-    kept, in two slices too, and rows too long for that."""
-    saved = []
-    inputs = [heads(2, n, t, 32).requires_grad_() for n in (4, 2, 2)]
-    traced = torch.compile(sliced_attention, backend="aot_eager", dynamic=False, fullgraph=True)
-    results = []
-    for form in (sliced_attention, traced):
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
-            y = form(*inputs)
-        assert [x.numel() for x in saved if x.dim() == 1] == [kept]
-        saved.clear()
-        results.append([y, *torch.autograd.grad(y.sin().sum(), inputs)])
-    for plain, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, plain, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("segmented", [False, True])
@@ -415,3 +251,14 @@ def test_the_choice_is_told():
     capped = config.replace(attention_softcap=30.0, dropout_attention=0.1)
     assert attention_kernel(capped, "cpu")[0] == "sliced"
     assert attention_kernel(capped, "cpu", training=True)[0] == "written out"
+
+
+def test_lengths_left_open_compile_whole() -> None:
+    """The compiler stands symbols for lengths, and torch's kernel takes no symbol for a bool."""
+    compiled = torch.compile(sdpa, fullgraph=True, backend="eager")
+    for length in (5, 9):
+        q, k, v = (torch.randn(2, 4, length, 8) for _ in range(3))
+        for x in (q, k, v):
+            torch._dynamo.mark_dynamic(x, 2)
+        kept = {"dropout": 0.0, "bias": None, "scale": None, "sinks": None, "window": None}
+        torch.testing.assert_close(compiled(q, k, v, None, **kept), sdpa(q, k, v, None, **kept))

@@ -12,11 +12,12 @@ import torch
 from train_small import PatternRows, same_weights, small_model, small_trainer, weights_of
 
 from langwright.base import read_json
+from langwright.model import prepare_compiler
 from langwright.optim import OptimConfig, build_optimizer
-from langwright.train import Updater, language_model_loss
+from langwright.train import Updater, lane_choice, language_model_loss
 from langwright.train.choices import Choices
-from langwright.train.compiling import blocks_of
-from langwright.train.lane_choice import reconsider_lanes
+from langwright.train.compiling import blocks_of, compile_blocks, undo_compile
+from langwright.train.lane_choice import choose_lanes, reconsider_lanes
 from langwright.train.lanes import Lanes
 from langwright.train.probe import Probe
 
@@ -73,6 +74,7 @@ def test_compiled_lanes_equal_plain_ones(monkeypatch) -> None:
     traced = []
 
     def compile_blocks(model):
+        prepare_compiler()
         for block in blocks_of(model):
             block.compile(backend="aot_eager", fullgraph=True, dynamic=False)
         traced.append(model)
@@ -95,6 +97,61 @@ def test_compiled_lanes_equal_plain_ones(monkeypatch) -> None:
         for name, p in model.named_parameters():
             expected = plain.setdefault(name, p.grad.clone())
             torch.testing.assert_close(p.grad, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_compiled_lanes_have_the_compiler_s_settings() -> None:
+    """Torch's settings are each thread's own; without a compiled block they are left alone."""
+    lanes = Lanes(small_model(), 2)
+    found = []
+
+    def tags(model, index):
+        found.append(torch.compiler.config.cache_key_tag)
+
+    with torch.compiler.config.patch(cache_key_tag=""):  # in torch 2.11 that of all threads
+        lanes.map(tags, 2)
+        lanes.compile()
+        lanes.map(tags, 2)
+    lanes.close()
+    assert [tag.count("langwright-") for tag in found] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("forms", [1, 8, 50])
+def test_the_compiler_is_prepared_once(forms: int) -> None:
+    def prepare() -> None:
+        limit = torch._dynamo.config.recompile_limit
+        for _ in range(2):
+            prepare_compiler(forms)
+        found.append((limit, torch._dynamo.config.recompile_limit))
+        found.append(torch.compiler.config.cache_key_tag.count("langwright-"))
+
+    found: list[object] = []
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    thread.join()
+    before, after = found[0]
+    assert after == max(before, forms) and found[1] == 1
+
+
+def test_blocks_and_the_final_norm_are_compiled() -> None:
+    model = small_model()
+    parts = [*blocks_of(model), model.norm]
+    compile_blocks(model)
+    assert all(part._compiled_call_impl is not None for part in parts)
+    undo_compile(model)
+    assert all(part._compiled_call_impl is None for part in parts)
+
+
+@pytest.mark.parametrize(("asked", "rows"), [(None, 8), (None, 64), (6, 6), (40, 8)])
+def test_rows_of_a_lane(monkeypatch, asked: int | None, rows: int) -> None:
+    """At most 8,192 tokens each, at most its part of the batch, and no more than asked for."""
+    model = small_model()
+    updater = _updater(model, asked or rows, 1)
+    probe = Probe(updater, PatternRows(), batch_rows=16)
+    choices = Choices("key")
+    monkeypatch.setattr(lane_choice, "LANE_TOKENS", 4 * probe.rows.sequence_length)
+    choose_lanes(2, choices, probe, asked)
+    assert choices["lanes"] == 2 and choices["micro_batch_rows"] == (rows if asked else 4)
+    updater.use_lanes(1)
 
 
 def test_the_compiler_sees_one_lane_at_a_time() -> None:
