@@ -35,6 +35,9 @@ from langwright.model import Guide, LayerCache, Transformer, prepare_compiler, r
 
 LEAST_PAGES = 8  # smaller tables are padded to this
 MOST_SHAPES = 64
+# What can differ from one call of the compiled step to the next; "" are torch's own modes.
+GUARDED = frozenset(("blocks", "x", "rotary", "rotary[0]", "rotary[1]", "positions", "kept", ""))
+GUARDED |= {"places", "pages"}
 TOGETHER = 5  # layers in one call: between calls torch checks and unpacks for some 50 us
 
 
@@ -80,6 +83,19 @@ def blocks_step(
     return x
 
 
+def form_of(block: nn.Module) -> tuple[object, ...]:
+    """All that code compiled for a block relies on, beside the numbers in its tensors: the files
+    that models come from may keep each layer in a kernel and in groups of its own."""
+    plain = (bool, int, float, str, type(None), torch.dtype)
+    parts: list[object] = []
+    for name, module in block.named_modules():
+        fields = [(key, value) for key, value in vars(module).items() if isinstance(value, plain)]
+        parts.append((name, type(module), tuple(fields)))
+    for name, x in [*block.named_parameters(), *block.named_buffers()]:
+        parts.append((name, x.shape, x.stride(), x.dtype, x.device))
+    return tuple(parts)
+
+
 class CompiledHidden:
     """A `Hidden` whose steps of one token have static shapes.
 
@@ -103,14 +119,16 @@ class CompiledHidden:
     ) -> None:
         self.model, self.store, self.stats = model, store, stats
         self.plain: Hidden = plain_hidden(model)
-        self.step = blocks_step
+        make = self._compiled_step if compile else lambda: blocks_step
+        steps: dict[object, Callable[..., Tensor]] = {}
+        self.parts: list[tuple[slice, Callable[..., Tensor]]] = []  # which blocks, and their step
+        for start in range(0, len(model.blocks), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            form = tuple(form_of(block) for block in model.blocks[some])
+            steps[form] = steps.get(form) or make()
+            self.parts.append((some, steps[form]))
         self.shapes: set[tuple[int, int]] = set()
         self.told = "static shapes, compiled" if compile else "static shapes"
-        if compile:
-            keep_on_disk()
-            self.step = torch.compile(
-                _own_code(blocks_step), dynamic=False, options={"guard_filter_fn": _keep_guards}
-            )
         self.halves = recorder is None  # a graph holds memory; code only has to be made once
         self.graphs: StepGraphs | None = None
         if recorder is not None:
@@ -155,10 +173,19 @@ class CompiledHidden:
         blocks = tuple(model.blocks)
         # Of each layer: where there is one kind of layers, a page holds them all.
         kept = tuple(zip(*self.store.kept, strict=True))
-        for start in range(0, len(blocks), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            x = self.step(blocks[some], x, rotary, positions, tuple(kept[some]), places, table)
+        for some, step in self.parts:
+            x = step(blocks[some], x, rotary, positions, kept[some], places, table)
         return x if model.norm is None else model.norm(x)
+
+    def _compiled_step(self) -> Callable[..., Tensor]:
+        keep_on_disk()
+        # On a CPU the calls between kernels, some 25 a layer, are written in C++ too.
+        on_cpu = self.store.device.type == "cpu"
+        return torch.compile(
+            _own_code(blocks_step),
+            dynamic=False,
+            options={"guard_filter_fn": _keep_guards, "cpp_wrapper": on_cpu},
+        )
 
     def _tell(self) -> None:
         """Write down how the steps run, as far as is known."""
@@ -227,10 +254,11 @@ def fast_hidden(
 
 
 def _keep_guards(guards: Sequence[Any]) -> list[bool]:
-    """Rows, pages and how many blocks there are is checked at each call. What the blocks and their
-    memory are like is not: all are alike (`compilable`), nobody changes them, and looking at each
-    of their parts takes as long as a small layer itself."""
-    return [not guard.name.startswith(("L['blocks']", "L['kept'][")) for guard in guards]
+    """What can differ from call to call is checked at each: the tensors given, how many blocks
+    there are, torch's own modes. What the blocks, their memory and our functions are like is not:
+    a step is given blocks of one form only, nobody changes them, and looking at each of their
+    parts takes as long as a small layer itself."""
+    return [guard.name in GUARDED for guard in guards]
 
 
 def _own_code(function: Any) -> Any:

@@ -189,7 +189,7 @@ class Stepper:
             return []
         logits = torch.stack([row for _, row in ready])  # (B, V)
         texts = [text for text, _ in ready]
-        broken = logits.isnan().any(-1).tolist()
+        broken = logits.amax(-1).isnan().tolist()
         events: list[Event] = []
         if any(broken):
             dead = [text for text, is_broken in zip(texts, broken, strict=True) if is_broken]

@@ -14,11 +14,15 @@ from langwright.generate import Engine, EngineConfig, LanguageModel, SamplingPar
 from langwright.generate.compiled import (
     MOST_SHAPES,
     CompiledHidden,
+    _keep_guards,
     compilable,
+    form_of,
     keep_on_disk,
     padded,
 )
-from langwright.model import build_model, model_config
+from langwright.generate.quantise import quantise
+from langwright.generate.weights import Choice, pack_model
+from langwright.model import Transformer, build_model, model_config
 
 SIZES = {"width": 32, "layers": 4, "heads": 4, "head_width": 8, "kv_heads": 2, "hidden_width": 48}
 PLACES = {"vocab_size": 40, "context_length": 160}
@@ -26,11 +30,18 @@ PARAMS = SamplingParams(max_tokens=12, temperature=0.0, logprobs=3)
 PROMPTS = [[1, 2, 3], list(range(5, 38)) * 4, [7], list(range(20))]
 
 
-def engine(preset: str, changes: dict[str, object] | None = None, **more: object) -> Engine:
+def model_of(preset: str, **more: object) -> Transformer:
     sizes = {**SIZES, **PLACES, **more}
     if preset.startswith(("gpt2", "pythia")):
         sizes["kv_heads"] = 4
-    model = build_model(model_config({"preset": preset, **sizes}), seed=2).eval()
+    return build_model(model_config({"preset": preset, **sizes}), seed=2).eval()
+
+
+def engine(preset: str, changes: dict[str, object] | None = None, **more: object) -> Engine:
+    return engine_of(model_of(preset, **more), changes)
+
+
+def engine_of(model: Transformer, changes: dict[str, object] | None = None) -> Engine:
     lm = LanguageModel(model, None)
     return Engine(lm, EngineConfig(max_running=4, cache_bytes=1 << 23, **(changes or {})))
 
@@ -76,6 +87,69 @@ def test_compiled_models_of_one_shape_stay_apart() -> None:
         ):
             assert ids == want
             assert logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def mixed_model() -> Transformer:
+    """Quantised, of six layers; the fifth and sixth in 8 bits, as some files have them."""
+    model = model_of("llama-2m", width=64, hidden_width=64, layers=6)
+    stored = {
+        name: quantise(parameter.detach(), "int8")
+        for name, parameter in model.named_parameters()
+        if name.startswith(("blocks.4.", "blocks.5.")) and parameter.dim() == 2
+    }
+    return pack_model(model, "int4", Choice(wide=False), stored)
+
+
+def test_a_step_is_given_blocks_of_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing checks the blocks when the code runs: what was compiled for one form of weights must
+    never be given another."""
+    given: list[set[object]] = []
+
+    def compiler(step: Any, **_: Any) -> Any:
+        forms: set[object] = set()
+        given.append(forms)
+
+        def run(blocks: Any, *arguments: Any) -> Any:
+            forms.add(tuple(form_of(block) for block in blocks))
+            return step(blocks, *arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr("langwright.generate.compiled.TOGETHER", 2)
+    answers(engine_of(mixed_model(), {"compile": True}))
+    assert [len(forms) for forms in given] == [1, 1] and given[0] != given[1]
+
+
+@pytest.mark.slow
+def test_compiled_layers_of_several_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langwright.generate.compiled.TOGETHER", 2)
+    model = mixed_model()
+    for (ids, logprobs), (want, expected) in zip(
+        answers(engine_of(model, {"compile": True})), answers(engine_of(model)), strict=True
+    ):
+        assert ids == want
+        assert logprobs == pytest.approx(expected, abs=0.02)  # bf16
+
+
+@pytest.mark.slow
+def test_few_things_are_checked_before_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch would look at every part of every block, which takes as long as a small layer."""
+    found = []
+
+    def keep(guards: Any) -> list[bool]:
+        kept = _keep_guards(guards)
+        found.append(
+            (len(guards), {one.name for one, keep in zip(guards, kept, strict=True) if keep})
+        )
+        return kept
+
+    monkeypatch.setattr("langwright.generate.compiled._keep_guards", keep)
+    answers(engine("llama-2m", {"compile": True}))
+    inputs = {"blocks", "x", "positions", "places", "pages", "kept"}
+    for before, kept in found:
+        assert before > 100 and inputs <= kept
+        assert kept <= inputs | {"rotary", "rotary[0]", "rotary[1]", ""}
 
 
 def test_models_that_cannot_be_compiled_run_as_they_are() -> None:
