@@ -13,6 +13,7 @@ import functools
 import os
 import types
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -206,16 +207,15 @@ def numbers_of(cache: PagedCache, rows: int, pages: int) -> Tensor:
     Rows behind the cache's own are texts of no token: they read zeros and write where nobody reads.
     """
     size = cache.layout.block_tokens
-    table = torch.full((rows, pages), ZEROS)
-    for row, text in enumerate(cache.texts):
+    table = [[ZEROS] * pages for _ in range(rows)]
+    places, lengths = [WASTE * size] * rows, [0] * rows
+    for row, (text, length) in enumerate(zip(cache.texts, cache.row_lengths, strict=True)):
         blocks = text.tables[GLOBAL][:pages]
-        table[row, : len(blocks)] = torch.tensor(
-            [ZEROS if block is None else block.pages[0] for block in blocks]
-        )
-    lengths = torch.tensor(cache.row_lengths + [0] * (rows - len(cache.row_lengths)))
-    page = table.gather(1, (lengths // size)[:, None])[:, 0]
-    places = page.masked_fill(page == ZEROS, WASTE) * size + lengths % size
-    return torch.cat((table.flatten(), places, lengths))
+        table[row][: len(blocks)] = [ZEROS if one is None else one.pages[0] for one in blocks]
+        page = table[row][length // size]
+        places[row] = (WASTE if page == ZEROS else page) * size + length % size
+        lengths[row] = length
+    return torch.tensor([*chain.from_iterable(table), *places, *lengths])
 
 
 def compilable(model: Transformer, store: PagedStore) -> str | None:

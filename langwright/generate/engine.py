@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from operator import attrgetter
 from secrets import randbits
 
 import torch
@@ -267,7 +268,7 @@ class Engine:
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """As `evaluating`, without walking through the model in every step."""
-        if any(module.training for module in self._modules):
+        if True in map(attrgetter("training"), self._modules):
             return evaluating(self.model)
         return torch.no_grad()
 
