@@ -1,25 +1,26 @@
-"""The decoding step with static shapes: compiled, a few blocks for all layers; on CUDA recorded.
+"""The decoding step with few shapes: compiled, a few blocks for all layers; on CUDA recorded.
 
 Small models on few cores spend their time between operations, not in them. So the step of one new
-token for each text is compiled, a few blocks once for all layers: rows and pages are padded to few
-numbers, so that few shapes exist. What torch's compiler makes is kept on disk for the next start.
-On CUDA the whole step of each shape becomes one graph, see graphs.py. Prompts, and models with
-something that this path does not have, run as they are.
+token for each text is compiled, a few blocks once for all layers: rows are padded to few numbers,
+the number of pages is left open. What torch's compiler makes is kept on disk for the next start.
+On CUDA the whole step of each shape, its pages padded too, becomes one graph, see graphs.py.
+Prompts, and models with something that this path does not have, run as they are.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import types
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from langwright.base import UserError
 from langwright.generate.engine_config import EngineConfig
 from langwright.generate.forward import Hidden, plain_hidden
 from langwright.generate.graphs import CudaRecorder, Record, StepGraphs
@@ -35,7 +36,7 @@ from langwright.generate.stats import EngineStats
 from langwright.model import Guide, LayerCache, Transformer, prepare_compiler, rotary_tables
 
 LEAST_PAGES = 8  # smaller tables are padded to this
-MOST_SHAPES = 64
+FORMS = 64  # that may be compiled: one for each number of rows, twice if the last blocks are fewer
 # What can differ from one call of the compiled step to the next; "" are torch's own modes.
 GUARDED = frozenset(("blocks", "x", "rotary", "rotary[0]", "rotary[1]", "positions", "kept", ""))
 GUARDED |= {"places", "pages"}
@@ -84,16 +85,26 @@ def blocks_step(
     return x
 
 
-def form_of(block: nn.Module) -> tuple[object, ...]:
-    """All that code compiled for a block relies on, beside the numbers in its tensors: the files
-    that models come from may keep each layer in a kernel and in groups of its own."""
+def form_of(blocks: Sequence[nn.Module]) -> tuple[object, ...]:
+    """All that code compiled for some blocks relies on, beside the numbers in their tensors: the
+    files that models come from may keep each layer in a kernel and in groups of its own, and layers
+    may share tensors."""
     plain = (bool, int, float, str, type(None), torch.dtype)
     parts: list[object] = []
-    for name, module in block.named_modules():
-        fields = [(key, value) for key, value in vars(module).items() if isinstance(value, plain)]
-        parts.append((name, type(module), tuple(fields)))
-    for name, x in [*block.named_parameters(), *block.named_buffers()]:
-        parts.append((name, x.shape, x.stride(), x.dtype, x.device))
+    numbers: dict[int, int] = {}  # of the tensors, in the order of their first use
+    for block in blocks:
+        for name, module in block.named_modules(remove_duplicate=False):
+            fields = [
+                (key, value) for key, value in vars(module).items() if isinstance(value, plain)
+            ]
+            parts.append((name, type(module), tuple(fields)))
+        tensors = itertools.chain(
+            block.named_parameters(remove_duplicate=False),
+            block.named_buffers(remove_duplicate=False),
+        )
+        for name, x in tensors:
+            number = numbers.setdefault(id(x), len(numbers))
+            parts.append((name, number, x.shape, x.stride(), x.dtype, x.device))
     return tuple(parts)
 
 
@@ -120,37 +131,42 @@ class CompiledHidden:
     ) -> None:
         self.model, self.store, self.stats = model, store, stats
         self.plain: Hidden = plain_hidden(model)
-        make = self._compiled_step if compile else lambda: blocks_step
-        steps: dict[object, Callable[..., Tensor]] = {}
-        self.parts: list[tuple[slice, Callable[..., Tensor]]] = []  # which blocks, and their step
-        for start in range(0, len(model.blocks), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            form = tuple(form_of(block) for block in model.blocks[some])
-            steps[form] = steps.get(form) or make()
-            self.parts.append((some, steps[form]))
-        self.shapes: set[tuple[int, int]] = set()
-        self.told = "static shapes, compiled" if compile else "static shapes"
-        self.halves = recorder is None  # a graph holds memory; code only has to be made once
+        self.steps: dict[object, Callable[..., Tensor]] = {}  # by the form of their blocks
+        self.compiled = compile
+        self.shapes: set[tuple[int, int]] = set()  # that have come: rows, pages
+        self.told = "few shapes, compiled" if compile else "few shapes"
         self.graphs: StepGraphs | None = None
         if recorder is not None:
             watched = [*model.parameters(), *model.buffers(), *store.kept[0], *store.kept[1]]
             self.graphs = StepGraphs(self.one_token, watched, store.device, recorder, exact)
+        self.renew()
         self._tell()
+
+    def renew(self) -> None:
+        """Look at the blocks again: their weights may be others now."""
+        blocks = self.model.blocks
+        self.parts: list[tuple[slice, Callable[..., Tensor]]] = []  # which blocks, and their step
+        for start in range(0, len(blocks), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            form = form_of(list(blocks[some]))
+            if form not in self.steps:
+                self.steps[form] = self._compiled_step() if self.compiled else blocks_step
+            self.parts.append((some, self.steps[form]))
 
     def __call__(self, ids: Tensor, cache: PagedCache, counts: Tensor) -> Tensor:
         """ids (B, T), the cache, counts (B,) -> vectors (B, T, D)."""
         if ids.shape[1] != 1:
             return self.plain(ids, cache, counts)
         longest = cache.layout.blocks(max(cache.row_lengths) + 1)
-        shape = rows, pages = padded(ids.shape[0]), padded(longest, LEAST_PAGES, self.halves)
-        if shape not in self.shapes and len(self.shapes) >= MOST_SHAPES:
-            return self.plain(ids, cache, counts)
-        if shape not in self.shapes:
-            prepare_compiler(MOST_SHAPES)
+        rows, pages = padded(ids.shape[0]), max(longest, LEAST_PAGES)
+        pages = pages if self.graphs is None else padded(pages)
+        new = (rows, pages) not in self.shapes
+        if new and self.compiled:
+            prepare_compiler(FORMS)
         run = self.one_token if self.graphs is None else self.graphs
         vectors = run(grow(ids, rows), numbers_of(cache, rows, pages))
-        if shape not in self.shapes:
-            self.shapes.add(shape)
+        if new:
+            self.shapes.add((rows, pages))
             self._tell()
         return vectors[: ids.shape[0]]
 
@@ -160,6 +176,8 @@ class CompiledHidden:
         numbers = numbers.to(ids.device)
         table, places, lengths = numbers.split((len(numbers) - 2 * rows, rows, rows))
         table, positions = table.view(rows, -1), lengths[:, None]  # (B, N), (B, 1)
+        if self.compiled:
+            torch._dynamo.maybe_mark_dynamic(table, 1)  # one code for texts of all lengths
         x = model.embed(ids, positions)
         rotary = None
         if config.turns(0) and config.rotary_width:
@@ -215,7 +233,7 @@ def numbers_of(cache: PagedCache, rows: int, pages: int) -> Tensor:
         page = table[row][length // size]
         places[row] = (WASTE if page == ZEROS else page) * size + length % size
         lengths[row] = length
-    return torch.tensor([*chain.from_iterable(table), *places, *lengths])
+    return torch.tensor([*itertools.chain.from_iterable(table), *places, *lengths])
 
 
 def compilable(model: Transformer, store: PagedStore) -> str | None:
@@ -249,8 +267,26 @@ def fast_hidden(
     if (why := compilable(model, store)) is not None:
         stats.decoding += f": {why}"
         return plain_hidden(model)
+    if config.compile and store.device.type == "cpu":
+        need_cpp_compiler()
     recorder = functools.partial(CudaRecorder, store.device) if graphs else None
     return CompiledHidden(model, store, config.compile, recorder, config.deterministic, stats)
+
+
+def need_cpp_compiler() -> None:
+    """Raises `UserError` where torch finds none: not first when a text is being written."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # torch's own kinds differ from version to version
+        raise UserError(
+            "the decoding step cannot be compiled",
+            where="compile",
+            found="no C++ compiler that works",
+            expected="g++ or clang++ on the PATH, or its name in CXX",
+            fix="install one, or leave compile = false",
+        ) from error
 
 
 def _keep_guards(guards: Sequence[Any]) -> list[bool]:
@@ -268,12 +304,9 @@ def _own_code(function: Any) -> Any:
     return types.FunctionType(code, function.__globals__, function.__name__)
 
 
-def padded(count: int, least: int = 1, halves: bool = False) -> int:
-    """The power of two that is at least `count` and `least`; with `halves` those between are taken
-    too (8, 12, 16, 24 ...): attention reads a sixth of its keys in vain, not a third."""
-    power = 1 << (max(count, least) - 1).bit_length()
-    between = power * 3 // 4
-    return between if halves and between >= max(count, least) else power
+def padded(count: int) -> int:
+    """The power of two that is at least `count`."""
+    return 1 << (count - 1).bit_length()
 
 
 def grow(x: Tensor, rows: int, value: float | bool = 0) -> Tensor:

@@ -217,8 +217,10 @@ class Engine:
             yield
 
     def forget(self) -> int:
-        """Drop what the cache holds of ended texts; how many blocks that were."""
+        """Drop what the cache holds of ended texts; how many blocks that were. What was compiled is
+        compared with the weights as they are now."""
         with self._stepping:
+            self._stepper.renew()
             return self._scheduler.pool.forget()
 
     def stats(self) -> EngineStats:

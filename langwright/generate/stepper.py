@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from langwright.base import UserError
-from langwright.generate.compiled import fast_hidden
+from langwright.generate.compiled import CompiledHidden, fast_hidden
 from langwright.generate.contrasting import Contrasting
 from langwright.generate.decoding.decoder import Decoder, Drawn, RowError
 from langwright.generate.decoding.proposals import Proposer
@@ -105,6 +105,11 @@ class Stepper:
         if guessing:
             events += self._guess([work.text for work in guessing])
         return events
+
+    def renew(self) -> None:
+        """The model's weights may be others now."""
+        if isinstance(self.hidden, CompiledHidden):
+            self.hidden.renew()
 
     def end(self, text: Text, reason: EndReason, error: str | None) -> Event:
         """End a text from outside."""

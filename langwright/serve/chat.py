@@ -27,7 +27,7 @@ from langwright.serve.replies import (
     ChunkChoice,
     Delta,
 )
-from langwright.serve.sampling import constraint_of, sampling_params, token_limit
+from langwright.serve.sampling import constraint_of, named_as_sent, sampling_params, token_limit
 from langwright.serve.server import Server
 from langwright.serve.split import THINK
 from langwright.serve.stream import respond
@@ -113,7 +113,8 @@ class _Chat:
             return [(chat.ids, with_negative(server, self._params))]
 
         try:
-            await self.generation.start(self._params.rows, prepare)
+            with named_as_sent(self._body):
+                await self.generation.start(self._params.rows, prepare)
         except ApiError as error:
             if error.param == "prompt":  # the engine's word for it
                 error.param = "messages"

@@ -26,7 +26,7 @@ from langwright.serve.replies import (
     Finish,
     Reply,
 )
-from langwright.serve.sampling import constraint_of, sampling_params, token_limit
+from langwright.serve.sampling import constraint_of, named_as_sent, sampling_params, token_limit
 from langwright.serve.server import Server
 from langwright.serve.stream import respond
 from langwright.serve.token_texts import TokenTexts, finite
@@ -93,7 +93,8 @@ class _Completions:
             params = None if self._asked == 0 else with_negative(self._server, self._params)
             return [(ids, params) for ids in self._ids]
 
-        await self.generation.start(texts, prepare)
+        with named_as_sent(self._body):
+            await self.generation.start(texts, prepare)
         if self._body.echo and self._body.logprobs is not None:
             with self.generation.failing():
                 for ids in self._ids:
@@ -238,7 +239,8 @@ class _Piece:
         self._values.append(None if value is None else finite(value))
         self._offsets.append(self.offset)
         if self._texts.special(token) is None:
-            self.offset += len(self._texts.text(token))
+            # Characters that begin in it: of a piece of one only its first byte counts.
+            self.offset += sum(byte & 0xC0 != 0x80 for byte in self._texts.raw(token))
         if top is None or value is None:
             self._top.append(None)
             return

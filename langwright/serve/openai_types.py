@@ -8,11 +8,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from langwright.generate import Beams, Guidance
 
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+def _are_ids(given: object) -> bool:
+    return isinstance(given, list) and all(type(one) is int and one >= 0 for one in given)
+
+
+def _one_kind(given: object) -> object:
+    """pydantic would tell what is wrong with each kind of the union; here one thing is."""
+    several = given if isinstance(given, list) else []
+    texts = all(isinstance(one, str) for one in several)
+    if not (isinstance(given, str) or _are_ids(given) or (several and texts)) and not (
+        several and all(one and _are_ids(one) for one in several)
+    ):
+        raise ValueError("neither a text nor token ids (0 or more), nor several of one kind")
+    return given
+
+
+Prompts = Annotated[str | Tokens | list[str] | list[Tokens], BeforeValidator(_one_kind)]
 
 
 class Body(BaseModel):
@@ -112,9 +130,7 @@ class Sampled(Body):
 class CompletionBody(Sampled):
     """/v1/completions."""
 
-    prompt: str | Tokens | list[str] | list[Tokens] = Field(
-        description="a text, token ids, or several of one kind"
-    )
+    prompt: Prompts = Field(description="a text, token ids, or several of one kind")
     max_tokens: int | None = Field(
         default=None, ge=0, description="most tokens of an answer; default 16, 0 with echo"
     )
@@ -212,9 +228,7 @@ class EmbeddingsBody(Body):
     """/v1/embeddings."""
 
     model: str | None = None
-    input: str | Tokens | list[str] | list[Tokens] = Field(
-        description="a text, token ids, or several of one kind"
-    )
+    input: Prompts = Field(description="a text, token ids, or several of one kind")
     encoding_format: Literal["float", "base64"] | None = Field(
         default=None, description="base64: of float32, little-endian; default float"
     )

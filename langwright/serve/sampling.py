@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -75,18 +77,23 @@ def sampling_params(
         "penalty_alpha": body.penalty_alpha,
         "guidance": body.guidance,
     }
+    with named_as_sent(body):
+        try:
+            return SamplingParams.model_validate({k: v for k, v in given.items() if v is not None})
+        except ValidationError as error:
+            raise from_validation(error) from None
+
+
+@contextmanager
+def named_as_sent(body: Sampled) -> Iterator[None]:
+    """Mistakes in a form get the name of the field that the client has sent it in."""
     try:
-        return SamplingParams.model_validate({k: v for k, v in given.items() if v is not None})
-    except ValidationError as error:
-        raise _named(from_validation(error), body) from None
-
-
-def _named(error: ApiError, body: Sampled) -> ApiError:
-    """The same, with the name that the client knows the field by."""
-    if error.param == "constraint":
-        error.param = _form(body)
-        error.args = (str(error).replace("constraint", error.param),)
-    return error
+        yield
+    except ApiError as error:
+        if error.param == "constraint":
+            error.param = _form(body)
+            error.args = (str(error).replace("constraint", error.param),)
+        raise
 
 
 def _form(body: Sampled) -> str:

@@ -90,6 +90,8 @@ def test_echo_with_logprobs_scores_the_prompt(client: Any, small_engine: Engine)
     for own, score in zip(logprobs.token_logprobs[1:], wanted[1:]):
         assert own == pytest.approx(score.logprob, abs=1e-5)
     assert logprobs.tokens[:3] == ["H", "bytes:\\xc3", "bytes:\\xa9"]
+    assert logprobs.text_offset[:4] == [0, 1, 2, 2]  # characters that begin before a token
+    assert logprobs.text_offset[-1] == len("Héllo")
     assert done.choices[0].text.startswith("Héllo")
     # The last token was drawn greedily: it is the likeliest of its alternatives.
     assert logprobs.token_logprobs[-1] == max(logprobs.top_logprobs[-1].values())
@@ -297,6 +299,31 @@ def test_errors_are_the_clients_own(client: Any) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(model="tiny", prompt="x", **wrong)
         assert caught.value.param and caught.value.param.split(".")[0] in wrong
+
+
+def test_a_bad_form_is_named_as_it_was_sent(client: Any) -> None:
+    schema = {"name": "x", "schema": {"type": "nothing"}}
+    whole = {"response_format": {"type": "json_schema", "json_schema": schema}}
+    for form in (whole, {"extra_body": {"guided_regex": "(("}}):
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as caught:
+                client.chat.completions.create(model="tiny", messages=HI, stream=stream, **form)
+            name = next(iter(form.get("extra_body", form)))
+            assert caught.value.param == name and "not a usable" in caught.value.message
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt="x", extra_body={"guided_regex": "(("})
+    assert caught.value.param == "guided_regex"
+
+
+@pytest.mark.parametrize(
+    "wrong", [[-1], [True], ["a", [1]], [1, "a"], [[1], []], 5, {"a": 1}, [1.5]]
+)
+def test_a_prompt_of_no_kind_is_told_in_one_sentence(client: Any, wrong: Any) -> None:
+    for call, field in ((client.completions.create, "prompt"), (client.embeddings.create, "input")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            call(model="tiny", **{field: wrong})
+        assert caught.value.param == field
+        assert "neither a text nor token ids" in caught.value.message
 
 
 def test_asynchronous_streams_at_a_time(address: str) -> None:

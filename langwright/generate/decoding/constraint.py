@@ -191,7 +191,8 @@ def _grammar(constraint: Constraint, library: Any) -> str:
 
 
 def _unusable(constraint: Constraint, why: object) -> UserError:
-    return UserError(f"not a usable {constraint.kind}: {why}", where="constraint")
+    told = str(why).removesuffix("\n<non-verbose/>")  # a mark of the library's own
+    return UserError(f"not a usable {constraint.kind}: {told}", where="constraint")
 
 
 def _library() -> Any:
