@@ -1,10 +1,11 @@
-"""The decoding step with few shapes: compiled, a few blocks for all layers; on CUDA recorded.
+"""The decoding step with static shapes: compiled, a few blocks for all layers; on CUDA recorded.
 
 Small models on few cores spend their time between operations, not in them. So the step of one new
-token for each text is compiled, a few blocks once for all layers: rows are padded to few numbers,
-the number of pages is left open. What torch's compiler makes is kept on disk for the next start.
-On CUDA the whole step of each shape, its pages padded too, becomes one graph, see graphs.py.
-Prompts, and models with something that this path does not have, run as they are.
+token for each text is compiled, a few blocks once for all layers: rows and pages are padded to few
+numbers, so that few shapes exist. (One code with the number of pages left open would be made
+sooner, but decodes some 5 to 10 % slower.) What torch's compiler makes is kept on disk for the next
+start. On CUDA the whole step of each shape becomes one graph, see graphs.py. Prompts, and models
+with something that this path does not have, run as they are.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from langwright.generate.stats import EngineStats
 from langwright.model import Guide, LayerCache, Transformer, prepare_compiler, rotary_tables
 
 LEAST_PAGES = 8  # smaller tables are padded to this
-FORMS = 64  # that may be compiled: one for each number of rows, twice if the last blocks are fewer
+MOST_SHAPES = 64
 # What can differ from one call of the compiled step to the next; "" are torch's own modes.
 GUARDED = frozenset(("blocks", "x", "rotary", "rotary[0]", "rotary[1]", "positions", "kept", ""))
 GUARDED |= {"places", "pages"}
@@ -134,7 +135,8 @@ class CompiledHidden:
         self.steps: dict[object, Callable[..., Tensor]] = {}  # by the form of their blocks
         self.compiled = compile
         self.shapes: set[tuple[int, int]] = set()  # that have come: rows, pages
-        self.told = "few shapes, compiled" if compile else "few shapes"
+        self.told = "static shapes, compiled" if compile else "static shapes"
+        self.halves = recorder is None  # a graph holds memory; code only has to be made once
         self.graphs: StepGraphs | None = None
         if recorder is not None:
             watched = [*model.parameters(), *model.buffers(), *store.kept[0], *store.kept[1]]
@@ -158,11 +160,12 @@ class CompiledHidden:
         if ids.shape[1] != 1:
             return self.plain(ids, cache, counts)
         longest = cache.layout.blocks(max(cache.row_lengths) + 1)
-        rows, pages = padded(ids.shape[0]), max(longest, LEAST_PAGES)
-        pages = pages if self.graphs is None else padded(pages)
+        rows, pages = padded(ids.shape[0]), padded(longest, LEAST_PAGES, self.halves)
         new = (rows, pages) not in self.shapes
+        if new and len(self.shapes) >= MOST_SHAPES:
+            return self.plain(ids, cache, counts)
         if new and self.compiled:
-            prepare_compiler(FORMS)
+            prepare_compiler(MOST_SHAPES)
         run = self.one_token if self.graphs is None else self.graphs
         vectors = run(grow(ids, rows), numbers_of(cache, rows, pages))
         if new:
@@ -176,8 +179,6 @@ class CompiledHidden:
         numbers = numbers.to(ids.device)
         table, places, lengths = numbers.split((len(numbers) - 2 * rows, rows, rows))
         table, positions = table.view(rows, -1), lengths[:, None]  # (B, N), (B, 1)
-        if self.compiled:
-            torch._dynamo.maybe_mark_dynamic(table, 1)  # one code for texts of all lengths
         x = model.embed(ids, positions)
         rotary = None
         if config.turns(0) and config.rotary_width:
@@ -304,9 +305,12 @@ def _own_code(function: Any) -> Any:
     return types.FunctionType(code, function.__globals__, function.__name__)
 
 
-def padded(count: int) -> int:
-    """The power of two that is at least `count`."""
-    return 1 << (count - 1).bit_length()
+def padded(count: int, least: int = 1, halves: bool = False) -> int:
+    """The power of two that is at least `count` and `least`; with `halves` those between are taken
+    too (8, 12, 16, 24 ...): attention reads a sixth of its keys in vain, not a third."""
+    power = 1 << (max(count, least) - 1).bit_length()
+    between = power * 3 // 4
+    return between if halves and between >= max(count, least) else power
 
 
 def grow(x: Tensor, rows: int, value: float | bool = 0) -> Tensor:

@@ -50,8 +50,8 @@ class EngineConfig(Config):
     )
     compile: bool = Field(
         default=False,
-        description="compile the decoding step, where the model allows; the first text of each "
-        "number of rows waits some 10 s for it, what it makes is kept on disk",
+        description="compile the decoding step, where the model allows; each new shape (rows, "
+        "length) waits some 10 s for it once, what it makes is kept on disk",
     )
     cuda_graphs: bool = Field(
         default=True,

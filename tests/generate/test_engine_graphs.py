@@ -102,7 +102,7 @@ def test_recorded_steps_change_nothing(changes, block_tokens):
     )
     assert stand_in.recordings == len(hidden.shapes) == hidden.graphs.captured
     assert stand_in.replays > 2 * stand_in.recordings and stand_in.made == 1
-    told = f"few shapes; CUDA graphs: {stand_in.recordings} shapes captured"
+    told = f"static shapes; CUDA graphs: {stand_in.recordings} shapes captured"
     assert engine.stats().decoding == told
     store = engine._stepper._store
     assert all(not kept[ZEROS].any() for half in store.kept for kept in half)
@@ -266,7 +266,7 @@ def test_what_is_chosen_is_told():
     assert not isinstance(hidden, CompiledHidden) and told == "as the model is"
     store.device = torch.device("cuda")
     hidden, told = chosen(store)
-    assert told == "few shapes; CUDA graphs: 0 shapes captured"
+    assert told == "static shapes; CUDA graphs: 0 shapes captured"
     assert isinstance(hidden.graphs.record, CudaRecorder) and not hidden.graphs.exact
     assert hidden.graphs.record.device == store.device
     assert chosen(store, deterministic=True, step_tokens=200)[0].graphs.exact
