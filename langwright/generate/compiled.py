@@ -39,8 +39,9 @@ from langwright.model import Guide, LayerCache, Transformer, prepare_compiler, r
 LEAST_PAGES = 8  # smaller tables are padded to this
 MOST_SHAPES = 64
 # What can differ from one call of the compiled step to the next; "" are torch's own modes.
-GUARDED = frozenset(("blocks", "x", "rotary", "rotary[0]", "rotary[1]", "positions", "kept", ""))
-GUARDED |= {"places", "pages"}
+GUARDED = frozenset(
+    ("", "blocks", "x", "rotary", "rotary[0]", "rotary[1]", "positions", "kept", "places", "pages")
+)
 TOGETHER = 5  # layers in one call: between calls torch checks and unpacks for some 50 us
 
 

@@ -21,6 +21,7 @@ from langwright.generate.compiled import (
     keep_on_disk,
     padded,
 )
+from langwright.generate.paged_cache import ZEROS
 from langwright.generate.quantise import quantise
 from langwright.generate.weights import Choice, pack_model
 from langwright.model import Transformer, build_model, model_config
@@ -65,6 +66,15 @@ def test_static_shapes_change_nothing(preset: str, monkeypatch: pytest.MonkeyPat
         assert ids == want
         assert logprobs == pytest.approx(expected, abs=2e-5)
     assert {rows for rows, _ in stepper.hidden.shapes} <= {1, 2, 4}
+
+
+def test_rows_of_padding_write_where_nobody_reads() -> None:
+    one = engine("llama-2m")
+    store = one._stepper._store
+    one._stepper.hidden = CompiledHidden(one.model, store, compile=False)
+    one.generate([[1, 2, 3], [4, 5, 6], [7, 8, 9]], PARAMS)
+    assert 4 in {rows for rows, _ in one._stepper.hidden.shapes}
+    assert all(not pages[ZEROS].any() for part in store.kept for pages in part)
 
 
 @pytest.mark.slow
