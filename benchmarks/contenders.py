@@ -57,6 +57,7 @@ SHAPES = {
     "124m": Shape(12, 768, 12, 2048, 50304, 1024),
     "350m": Shape(24, 1024, 16, 2816, 50304, 1024),
     "1b": Shape(16, 2048, 32, 8192, 128256, 2048, kv_heads=8),  # Llama 3.2 1B
+    "124m-32k": Shape(12, 768, 12, 2048, 50304, 32768),
 }
 
 
@@ -184,7 +185,14 @@ def ours(
 
 
 def transformers_trainer(
-    shape: Shape, rows: int, steps: int, *, micro: int, compiled: bool, cuda: bool = False
+    shape: Shape,
+    rows: int,
+    steps: int,
+    *,
+    micro: int,
+    compiled: bool,
+    cuda: bool = False,
+    checkpointing: bool = False,
 ) -> dict[str, Any]:
     """`transformers.Trainer` on `LlamaForCausalLM`, bf16 autocast, AdamW."""
     import torch
@@ -220,6 +228,7 @@ def transformers_trainer(
             max_grad_norm=1.0,
             bf16=True,
             torch_compile=compiled,
+            gradient_checkpointing=checkpointing,
             use_cpu=not cuda,
             report_to=[],
             save_strategy="no",

@@ -1,7 +1,8 @@
 """Training on one GPU: 124M, 350M and 1B in bf16 and fp8, beside `transformers` on the same card.
 
 Llama-shaped models (see contenders.py; 1b is Llama 3.2 1B), random tokens, AdamW, clipping, blocks
-or model compiled, equal batches in equal passes. Every contender in a process of its own:
+or model compiled, equal batches in equal passes. 124m-32k has rows of 32,768 tokens and blocks
+checkpointed in full, here and there. Every contender in a process of its own:
 
 - ours: bf16
 - ours-auto: the same, with passes and checkpointing of activations as the trainer chooses them
@@ -10,7 +11,7 @@ or model compiled, equal batches in equal passes. Every contender in a process o
 - ours-dense: the same, with a mask of every pair of tokens
 - transformers: `transformers.Trainer`, bf16, torch_compile
 
-    python benchmarks/gpu_training.py [--sizes 124m,350m,1b] [--contenders ours,transformers]
+    python benchmarks/gpu_training.py [--sizes 124m,124m-32k] [--contenders ours,transformers]
     python benchmarks/gpu_training.py --device cpu --tiny      # the same code on a tiny model
 
 MFU is 6N + 12LdT FLOPs for a token over the card's bf16 peak as its maker prints it (where the card
@@ -39,7 +40,14 @@ CONTENDERS = {
     "transformers": "transformers.Trainer, bf16, compiled",
 }
 # size: rows of a batch, rows of a pass, updates
-TASKS = {"tiny": (4, 2, 3), "124m": (128, 64, 24), "350m": (128, 64, 16), "1b": (64, 16, 10)}
+TASKS = {
+    "tiny": (4, 2, 3),
+    "124m": (128, 64, 24),
+    "350m": (128, 64, 16),
+    "1b": (64, 16, 10),
+    "124m-32k": (4, 1, 8),
+}
+LONG = ("124m-32k",)  # need checkpointed blocks
 DOCUMENTS = 4  # in a row
 
 
@@ -76,9 +84,10 @@ def run_child(name: str, size: str, device: str) -> dict[str, Any]:
     import contenders
 
     shape, (rows, micro, steps) = contenders.SHAPES[size], TASKS[size]
+    long = size in LONG
     if name == "transformers":
         return contenders.transformers_trainer(
-            shape, rows, steps, micro=micro, compiled=cuda, cuda=cuda
+            shape, rows, steps, micro=micro, compiled=cuda, cuda=cuda, checkpointing=long
         )
     settings: dict[str, Any] = {
         "precision": "fp8" if name == "ours-fp8" else "bf16",
@@ -86,7 +95,7 @@ def run_child(name: str, size: str, device: str) -> dict[str, Any]:
         "device": device,
     }
     if name != "ours-auto":
-        settings |= {"micro_batch_rows": micro, "checkpointing": "none"}
+        settings |= {"micro_batch_rows": micro, "checkpointing": "full" if long else "none"}
     more = {}
     if name in ("ours-documents", "ours-dense"):
         more["data"] = document_rows(shape)
@@ -125,7 +134,7 @@ def has_gpu() -> bool:
 def main() -> None:
     """Run the contenders size by size, and print a table for each."""
     parser = argparse.ArgumentParser(description="Training on one GPU.")
-    parser.add_argument("--sizes", default="124m,350m,1b")
+    parser.add_argument("--sizes", default="124m,350m,1b,124m-32k")
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: tests the script only")

@@ -5,6 +5,10 @@ process and its clock starts before Python does. Training ends within the budget
 taken over the whole validation split, in windows as long as those trained on.
 
     python benchmarks/tiny_shakespeare.py [--data tinyshakespeare.txt] [--budget 15] [--seeds 3]
+    python benchmarks/tiny_shakespeare.py --target 1.886     # the time that ours needs to a loss
+
+With --target: the least budget, in whole seconds up to --budget, of which every seed's run ends at
+that loss or below; found by halving, every run from its own start (the rate falls to its end).
 
 The peer, in the same run, is GPT-2 of `transformers` with the recipe of nanoGPT's README for a CPU:
 4 layers, 4 heads, 128 wide, context 64, batch 12, 2,000 steps, learning rate 1e-3 to 1e-4 by a
@@ -60,6 +64,7 @@ TRAIN: dict[str, Any] = {
     "compile": False,  # compiling takes longer than the whole run
     "lanes": os.cpu_count(),
 }
+LEAST_BUDGET = 5  # seconds; imports and the first update take most of them
 LEAVING_SECONDS = 0.5  # for the last checkpoint and for tidying up
 
 
@@ -157,6 +162,9 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=15.0, help="seconds for our training")
     parser.add_argument("--steps", type=int, help="train ours for so many updates instead")
     parser.add_argument("--seeds", type=int, default=3, help="runs of ours, each with its seed")
+    parser.add_argument(
+        "--target", type=float, help="find the seconds that ours needs to this loss"
+    )
     parser.add_argument("--peer-seeds", type=int, default=1, help="runs of the peer")
     parser.add_argument("--peer-steps", type=int, default=PEER["steps"])
     parser.add_argument("--only", choices=CONTENDERS, action="append", help="leave the other out")
@@ -173,6 +181,9 @@ def main() -> None:
         print(json.dumps(run_peer(options.data, options.seed, options.peer_steps)))
         return
 
+    if options.target is not None:
+        finish("tiny_shakespeare_target", time_to_target(options))
+        return
     names = options.only or list(CONTENDERS)
     counts = {"langwright": options.seeds, "peer": options.peer_seeds}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -188,6 +199,37 @@ def main() -> None:
             done = f"{run['trained_seconds']:.1f} s, validation loss {run['loss']:.4f}"
             print(f"{name}, seed {seed}: {done}", file=sys.stderr)
     finish("tiny_shakespeare", summarise(runs))
+
+
+def time_to_target(options: argparse.Namespace) -> dict[str, Any]:
+    """Halve the budgets between one that is too small and one that is enough."""
+    tried: dict[int, list[dict[str, Any]]] = {}
+
+    def enough(budget: int) -> bool:
+        tried[budget] = []
+        for seed in range(options.seeds):
+            arguments = ("--child", "langwright", "--seed", seed, "--data", options.data)
+            run = child(Path(__file__).name, *arguments, "--budget", budget)
+            tried[budget].append(run)
+            done = f"{run['trained_seconds']:.1f} s, validation loss {run['loss']:.4f}"
+            print(f"budget {budget} s, seed {seed}: {done}", file=sys.stderr)
+            if run["loss"] > options.target:
+                return False
+        return True
+
+    few, many = LEAST_BUDGET, int(options.budget)
+    if not enough(many):
+        raise SystemExit(f"{many} s are not enough for a loss of {options.target}")
+    while many - few > 1:
+        middle = (few + many) // 2
+        if enough(middle):
+            many = middle
+        else:
+            few = middle
+    losses = [run["loss"] for run in tried[many]]
+    slowest = max(run["trained_seconds"] for run in tried[many])
+    print(f"loss {options.target} within {many} s (the slowest seed: {slowest:.1f} s, {losses})")
+    return {"target": options.target, "budget": many, "slowest_seconds": slowest, "tried": tried}
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def _use(commands: Any) -> None:
         "--to",
         choices=("hf", "gguf"),
         default="hf",
-        help="hf: a folder that transformers and vLLM open; gguf: a file for llama.cpp",
+        help="hf: a folder that transformers opens; gguf: a file for llama.cpp",
     )
     export.add_argument("--out", metavar="PATH", required=True, help="folder, or the .gguf file")
     export.add_argument(

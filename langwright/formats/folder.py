@@ -1,6 +1,6 @@
 """A model as a folder: ``config.json``, ``model.safetensors``, and the tokenizer's files.
 
-The layout is Hugging Face's, so what is saved opens in transformers, vLLM and llama.cpp's converter
+The layout is Hugging Face's, so what is saved opens in transformers and llama.cpp's converter
 wherever the architecture exists there. Only safetensors and JSON are read: a pickle can run code.
 """
 
