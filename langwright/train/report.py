@@ -75,7 +75,7 @@ class Report:
         self._told_trained = trained
         self._trained = (0, 0.0)  # tokens and seconds of this start, evaluations left out
         self._seconds = seconds
-        self._peak = peak_rate(setup.choices)
+        self._peak = _peak_of_all(setup)
         self._sinks: list[Sink] = open_sinks(config, folder, start, self.say) if self._first else []
         self._peak_lr = config.optim.peak_lr
         self._arrivals = Arrivals(setup.updater.device)
@@ -205,7 +205,9 @@ class Report:
         return tokens / seconds if tokens else None
 
     def peak_share(self, rate: float | None) -> float | None:
-        """Share of the measured matmul rate that training at `rate` tokens/s makes use of."""
+        """Share of the measured matmul rate of all processes that training at `rate` tokens/s (of
+        all of them) makes use of. Processes that share a machine's cores measure at the same time,
+        each with its own threads."""
         if rate is None or self._peak is None or self._flops_per_token is None:
             return None
         return rate * self._flops_per_token / self._peak
@@ -247,3 +249,11 @@ class Report:
         if "mfu" in record:
             fields["of_peak"] = f"{100 * record['mfu']:.0f} %"
         return fields
+
+
+def _peak_of_all(setup: Setup) -> float | None:
+    """The matmul rates (FLOP/s) of all processes together, see `peak_rate`."""
+    form = setup.updater.form
+    form.wait()  # whoever shares cores with others gets no more of them while it measures
+    rates = form.gather(peak_rate(setup.choices))
+    return None if None in rates else sum(rates)
