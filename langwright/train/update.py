@@ -191,11 +191,18 @@ class Updater:
             total = total + loss_sum
             weight = weight + micro_weight
         if form.size > 1:
-            parts = [torch.as_tensor(x, dtype=torch.float64) for x in (total, weight)]
-            total, weight = form.all_sum(torch.stack([x.to(self.device) for x in parts])).unbind()
+            parts = [self._on_device(x) for x in (total, weight)]
+            total, weight = form.all_sum(torch.stack(parts)).unbind()
             total, weight = total.float(), weight.float()
         least = weight.clamp(min=1e-9) if isinstance(weight, Tensor) else max(weight, 1e-9)
         return torch.as_tensor(total / least), (tokens / least) / scale
+
+    def _on_device(self, x: Tensor | float) -> Tensor:
+        """A sum as 0-d float64. The device itself writes a number down: a copy from the host would
+        wait for all work that the device has been given."""
+        if isinstance(x, Tensor):
+            return x.to(self.device, torch.float64)
+        return torch.full((), x, dtype=torch.float64, device=self.device)
 
     def _lane(
         self, micros: list[Batch], scale: Tensor | float
