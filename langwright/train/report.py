@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from langwright.base import Progress, say
+from langwright.base import Progress, UserError, say
 from langwright.dataset import Batch, Rows
 from langwright.model import ModelConfig, flops_per_token
 from langwright.train.arrivals import Arrival, Arrivals
@@ -124,21 +124,29 @@ class Report:
         self._arrivals.add(self.place(step), values)
 
     def flush_due(self, now: float) -> bool:
-        """Whether it is time to look at the device's results."""
+        """Whether it is time to look at the device's results, by this process's clock."""
         return now - self._looked >= FLUSH_SECONDS
 
     def flush(self, *, wait: bool = True) -> None:
-        """Write what the updates since the last time reported.
+        """Write what the updates since the last time reported. All processes call this together.
 
         Args:
             wait: for all results; else those are written that have come by themselves.
 
         Raises:
-            UserError: too many of them in a row were not finite.
+            UserError: too many of them in a row were not finite, as the first process sees it: on
+                the others more or fewer results may have come by now. All raise the same.
         """
         self._looked = time.perf_counter()
-        for arrival in self._arrivals.take(wait=wait):
-            self._tell(arrival)
+        ended: UserError | None = None
+        try:
+            for arrival in self._arrivals.take(wait=wait):
+                self._tell(arrival)
+        except UserError as error:
+            ended = error
+        said = self.setup.updater.form.agree(None if ended is None else vars(ended))
+        if said is not None:
+            raise UserError(**said) from ended
 
     def _tell(self, arrival: Arrival) -> None:
         first, last = arrival.labels[0]["step"] - 1, arrival.labels[-1]["step"]

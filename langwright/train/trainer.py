@@ -181,8 +181,8 @@ class Trainer:
         save_due, look_saves = self.saver.due(step)
         asked = self.setup.changes.asked(now)
         shorter = self.budget.late(step, self._seconds()) if self.form.first else None
-        flags = save_due, look_saves, asked, shorter is not None
-        stop, save, look_saves, asked, late = self._agreed(*flags)
+        flags = save_due, look_saves, asked, shorter is not None, self.report.flush_due(now)
+        stop, save, look_saves, asked, late, flush = self._agreed(*flags)
         if asked:
             self.setup.changes.look(step)
         if late:
@@ -191,7 +191,7 @@ class Trainer:
         look = self._look_due(step)
         save = save or last or stop
         if not (save or look):
-            if self.report.flush_due(now):
+            if flush:
                 self.report.flush(wait=False)
             return
         self.report.flush()

@@ -10,12 +10,13 @@ import pytest
 import torch
 from parallel_ranks import run_ranks
 from parallel_small import Case, UnevenRows, parallel_form, small_config, updater_of
-from test_parallel_trainer import train
+from test_parallel_trainer import SETTINGS, train
 from torch.overrides import TorchFunctionMode
 
-from langwright.model import flops_per_token
+from langwright.base import UserError
+from langwright.model import Transformer, flops_per_token
 from langwright.parallel import world
-from langwright.train import report
+from langwright.train import TrainConfig, Trainer, language_model_loss, report
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -75,3 +76,41 @@ def _numbers_sent(parallel: dict[str, Any]) -> list[str]:
 )
 def test_an_update_sends_no_numbers_to_the_device(parallel: dict[str, Any]) -> None:
     assert run_ranks(2, _numbers_sent, parallel) == [[], []]
+
+
+def _hopeless(folder: Path, parallel: dict[str, Any], seconds: list[float]) -> tuple[str, int]:
+    """Every loss is NaN; what the run ends with, and after how many micro-batches."""
+    report.FLUSH_SECONDS = seconds[world().rank]
+    passes = 0
+
+    def objective(model: Any, batch: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        loss_sum, weight = language_model_loss(model, batch)
+        return loss_sum * float("nan"), weight
+
+    with torch.device("meta"):
+        model = Transformer(small_config())
+    config = TrainConfig.parse({**SETTINGS, "parallel": parallel, "max_bad_steps": 2})
+    trainer = Trainer(
+        model, UnevenRows(), config, folder, objective=objective, quiet=True, fresh=True
+    )
+    with pytest.raises(UserError) as caught:
+        trainer.run()
+    return caught.value.render(), passes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "updates"),
+    [([0.0, 1e9], 2), ([1e9, 0.0], 6)],
+    ids=["the first looks first", "another looks first"],
+)
+def test_all_give_up_together(tmp_path: Path, seconds: list[float], updates: int) -> None:
+    """Each looks at its results by its own clock; the first one's counts."""
+    first, second = run_ranks(2, _hopeless, tmp_path, {"dp_shard": 2}, seconds)
+    assert first == second
+    text, passes = first
+    assert passes == 2 * updates
+    assert "not finite in 2 updates in a row" in text and "step 2: rows 8 to 15" in text
+    path = tmp_path / "bad_batches" / "step-0000002.json"
+    assert path.is_file() and str(path) in text
