@@ -5,7 +5,7 @@ from langwright.evaluate.classics import Classic, classics, classics_of_many, jo
 from langwright.evaluate.config import EvaluateConfig
 from langwright.evaluate.documents import DocumentLosses, bits_per_byte, document_losses
 from langwright.evaluate.intervals import bootstrap_interval, ratio_standard_error
-from langwright.evaluate.loss import Loss, evaluate_rows, token_losses
+from langwright.evaluate.loss import Loss, evaluate_rows, row_losses, token_losses
 from langwright.evaluate.memorisation import Copies, verbatim_copies
 from langwright.evaluate.ngram import ByteNgram
 from langwright.evaluate.questions import (
@@ -37,6 +37,7 @@ __all__ = [
     "evaluate_rows",
     "join_documents",
     "ratio_standard_error",
+    "row_losses",
     "summarise_answers",
     "token_f1",
     "token_losses",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,6 +115,29 @@ def evaluate_rows(
         batch_rows: rows at a time; None: by size.
         progress: called with the number of rows done by each step.
     """
+    return Loss.from_sums(
+        *row_losses(model, rows, max_rows, start=start, batch_rows=batch_rows, progress=progress)
+    )
+
+
+def row_losses(
+    model: Transformer,
+    rows: Rows,
+    max_rows: int | None = None,
+    *,
+    start: int = 0,
+    batch_rows: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    part: int = 0,
+    parts: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of losses (nats, float64) and number of counted targets of each row: (N,) each.
+
+    Args:
+        part, parts: only the rows of this one of so many parts, perhaps none. The parts together
+            have every row once, and each makes as many forward passes of as many rows.
+        model, rows, max_rows, start, batch_rows, progress: as of `evaluate_rows`.
+    """
     if max_rows is None and rows.epoch_rows is None:
         raise ValueError("these rows never end: give max_rows")
     limits = [max_rows, None if rows.epoch_rows is None else rows.epoch_rows - start]
@@ -124,14 +147,28 @@ def evaluate_rows(
     device = next(model.parameters()).device
     batch_rows = batch_rows or max(1, tokens_at_once(device) // rows.sequence_length)
     nats, tokens = [], []
-    for first in range(start, start + count, batch_rows):
-        batch = rows.batch(first, min(batch_rows, start + count - first)).to(device)
+    for first, size, others in _passes(count, batch_rows, part, parts):
+        batch = rows.batch(start + first, size).to(device)
         row_nats, row_tokens = row_sums(model, batch)
-        nats.append(row_nats)
-        tokens.append(row_tokens)
+        nats.append(row_nats[others:])
+        tokens.append(row_tokens[others:])
         if progress is not None:
-            progress(batch.rows)
-    return Loss.from_sums(np.concatenate(nats), np.concatenate(tokens))
+            progress(size - others)
+    return np.concatenate(nats), np.concatenate(tokens)
+
+
+def _passes(count: int, batch_rows: int, part: int, parts: int) -> Iterator[tuple[int, int, int]]:
+    """(first row, rows, how many of these, at its beginning, do not count) of each pass of a part:
+    passes over the end begin earlier, with rows that another pass counts."""
+    batch_rows = min(batch_rows, -(-count // parts))
+    rounds = -(-count // (batch_rows * parts))
+    for number in range(part, rounds * parts, parts):
+        first = number * batch_rows
+        if parts == 1:
+            yield first, min(batch_rows, count - first), 0
+        else:
+            begin = min(first, count - batch_rows)
+            yield begin, batch_rows, min(batch_rows, first - begin)
 
 
 def row_sums(model: Transformer, batch: Batch) -> tuple[np.ndarray, np.ndarray]:

@@ -37,6 +37,12 @@ class Alone:
         """Whether this process prints and writes."""
         return self.rank == 0
 
+    @property
+    def look_part(self) -> tuple[int, int]:
+        """(part, number of parts) of the rows that this process takes where all look at the model
+        without training it. With few parts several processes take the same rows."""
+        return self.data_rank, self.data_size
+
     def own_rows(self, start: int, count: int) -> tuple[int, int]:
         """(first row, number of rows) of this process, of a batch of `count` rows from `start`."""
         part = count // self.data_size

@@ -60,6 +60,12 @@ class Pipeline(Distributed):
         """No process can use the model by itself."""
         return False
 
+    @property
+    def look_part(self) -> tuple[int, int]:
+        """See `Alone.look_part`. The head is called for some tokens at a time, so on other rows
+        another number of times; but those who share out its weights must all call it as often."""
+        return (0, 1) if self.layout.size("fsdp") > 1 else super().look_part
+
     # -- an update --------------------------------------------------------------------------------
 
     def gradients(

@@ -17,7 +17,7 @@ from langwright.parallel import Alone, Distributed, process_group, world
 from langwright.train.checkpoint import restore_model
 from langwright.train.config import TrainConfig
 from langwright.train.feed import batches
-from langwright.train.looks import draw_samples, evaluate_all, told
+from langwright.train.looks import Looks
 from langwright.train.metrics import MetricsLog
 from langwright.train.objective import Objective, language_model_loss
 from langwright.train.report import Report
@@ -133,6 +133,9 @@ class Trainer:
             title=self.title,
             quiet=self.quiet,
         )
+        self.looks = Looks(
+            self.setup, self.config, self.report, self.saver, self.valid, self.tokenizer, self._say
+        )
         try:
             self._loop(start)
         finally:
@@ -151,7 +154,7 @@ class Trainer:
     def _loop(self, start: int) -> None:
         setup, report = self.setup, self.report
         with report.bar:
-            self._catch_up(start)
+            self.looks.catch_up(start)
             report.restart_clock()
             for step, batch in enumerate(report.waiting(batches(setup, start)), start):
                 self._tell_changes(step)
@@ -188,7 +191,7 @@ class Trainer:
         if late:
             self.setup.changes.shorten(step, shorter)
         last = step >= self.setup.total_steps
-        look = self._look_due(step)
+        look = self.looks.due(step)
         save = save or last or stop
         if not (save or look):
             if flush:
@@ -199,7 +202,7 @@ class Trainer:
         if save or look_saves:
             self._save(step)
         if look:
-            self._look(step)
+            self.looks.take(step)
         self.budget.paused(time.perf_counter() - begun, looked=look)
         if self._stop_requested() and not last:
             self._leave(step)
@@ -227,61 +230,6 @@ class Trainer:
             "command goes on from the last checkpoint"
         )
         self.stop.leave()
-
-    # -- evaluation and samples -------------------------------------------------------------------
-
-    def _look_due(self, step: int) -> bool:
-        return self._evaluation_due(step) or self._samples_due(step)
-
-    def _evaluation_due(self, step: int) -> bool:
-        every = evaluation_interval(self.config, self.setup.changes.planned_steps)
-        return bool(self.valid) and self._turn(step, every)
-
-    def _samples_due(self, step: int) -> bool:
-        every = self.config.sample_every
-        if every == 0 or not self.config.sample_prompts:
-            return False
-        if every is None:
-            every = evaluation_interval(self.config, self.setup.changes.planned_steps)
-        return self._turn(step, every)
-
-    def _turn(self, step: int, every: int) -> bool:
-        return step == self.setup.total_steps or (every > 0 and step % every == 0)
-
-    def _look(self, step: int) -> None:
-        """Evaluate and draw samples. The record is written when all is done, so that a look that
-        was cut short is made again after a resume."""
-        report = self.report
-        record = report.place(step)
-        if self._evaluation_due(step):
-            losses = self.form.inside(evaluate_all, self.valid, self.config.evaluate_rows)
-            record |= losses
-            if self.form.agree(report.history.is_best(losses["valid_loss"])):
-                self.saver.save_best(step, losses)
-            self._say(f"step {step:,}: " + told(losses))
-        if self._samples_due(step) and not self.form.whole:
-            self._say("no samples: the weights are spread over processes")
-        elif self._samples_due(step) and self.form.first:
-            record["samples"] = draw_samples(self.form.model, self.tokenizer, self.config)
-            for sample in record["samples"]:
-                self._say("sample: " + " ".join((sample["prompt"] + sample["text"]).split()))
-        report.add(record)
-        if "valid_loss" in record:
-            self.setup.changes.evaluated(step, self.form.agree(record["valid_loss"]))
-
-    def _evaluations(self, start: int) -> list[dict[str, Any]]:
-        """Validation losses that earlier starts of this run have written down."""
-        log = MetricsLog(self.folder / "metrics.jsonl")
-        found = [r for r in log.read() if "valid_loss" in r and r["step"] <= start]
-        return self.form.agree([{n: r[n] for n in ("step", "valid_loss")} for r in found])
-
-    def _catch_up(self, step: int) -> None:
-        """The look that was due at the checkpoint may not have been taken before the kill."""
-        if step == 0 or not self._look_due(step):
-            return
-        looks = (r for r in self.report.log.read() if "valid_loss" in r or "samples" in r)
-        if self.form.agree(not any(record["step"] == step for record in looks)):
-            self._look(step)
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -318,6 +266,12 @@ class Trainer:
         self._started = time.perf_counter()
         self._say(f"going on from step {state['step']:,} of {self.setup.total_steps:,}")
         return int(state["step"])
+
+    def _evaluations(self, start: int) -> list[dict[str, Any]]:
+        """Validation losses that earlier starts of this run have written down."""
+        log = MetricsLog(self.folder / "metrics.jsonl")
+        found = [r for r in log.read() if "valid_loss" in r and r["step"] <= start]
+        return self.form.agree([{n: r[n] for n in ("step", "valid_loss")} for r in found])
 
     # -- beginning and end ------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from langwright.evaluate import (
     document_losses,
     evaluate_rows,
     ratio_standard_error,
+    row_losses,
     token_losses,
 )
 from langwright.evaluate import loss as loss_module
@@ -211,3 +212,27 @@ def test_documents_read_together_equal_one_long_window(
     alone = document_losses(model, tokenizer, texts)
     assert alone.nats[0] == pytest.approx(together.nats[0], rel=1e-5)
     assert abs(alone.nats[2] - together.nats[2]) > 1e-3
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 9])
+@pytest.mark.parametrize("batch_rows", [1, 2, 3, None])
+def test_parts_have_every_row_once(
+    tiny_model: Callable[..., Transformer], parts: int, batch_rows: int | None
+) -> None:
+    model, rows = tiny_model(), FixedRows()
+    whole = row_losses(model, rows)
+    found, passes = [], set()
+    for part in range(parts):
+        done: list[int] = []
+        found.append(
+            row_losses(
+                model, rows, batch_rows=batch_rows, progress=done.append, part=part, parts=parts
+            )
+        )
+        assert sum(done) == len(found[-1][0]) == len(found[-1][1])
+        passes.add(len(done))
+    assert len(passes) == 1
+    for right, pieces in zip(whole, zip(*found), strict=True):
+        joined = np.concatenate(pieces)
+        assert len(joined) == len(right)
+        np.testing.assert_allclose(np.sort(joined), np.sort(right), rtol=1e-6)
