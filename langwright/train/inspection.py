@@ -44,20 +44,31 @@ class Inspection:
         self.updater, self.config, self.folder = updater, config, folder
         self.statistics = Statistics(updater, folder, start)
         self.profiler = Profiler(folder, updater.device, say)
-        self._say = say
+        self.wanted = False  # statistics of the next update, by request; alike on all processes
+        self._profile = False  # a trace of the next updates, by request
         self._looked = 0.0
+
+    def asked(self) -> bool:
+        """Whether statistics have been asked for since the last time. Only the first process looks;
+        the others must hear of it, for all take part (`wanted`). A trace it takes by itself."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS or not self.updater.form.first:
+            return False
+        self._looked = now
+        self._profile = self._profile or self._taken("profile")
+        return self._taken("statistics")
 
     @contextlib.contextmanager
     def around(self, place: Record, batch: Batch) -> Iterator[None]:
         """Look at the update made inside, if that is due; `place` is how its record begins."""
-        asked = self._requests()
         step, config = place["step"], self.config
-        wanted = "profile" in asked or step == config.profile_at
-        if wanted and self.updater.form.first and not self.profiler.running:
+        wanted, self.wanted = self.wanted, False
+        profile, self._profile = self._profile or step == config.profile_at, False
+        if profile and self.updater.form.first and not self.profiler.running:
             self.profiler.begin(step, config.profile_steps)
         every = config.statistics_every
         with contextlib.ExitStack() as stack:
-            if "statistics" in asked or (every is not None and step % every == 0):
+            if wanted or (every is not None and step % every == 0):
                 stack.enter_context(self.statistics.of(place, batch))
             yield
         if self.profiler.running:
@@ -67,20 +78,10 @@ class Inspection:
         """Write what has been recorded so far."""
         self.profiler.end()
 
-    def _requests(self) -> list[str]:
-        """Names of what has been asked for since the last time."""
-        now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS or not self.updater.form.first:
-            return []
-        self._looked = now
-        found = []
-        for name in ("statistics", "profile"):
-            path = self.folder / name
-            if not path.is_file():
-                continue
+    def _taken(self, name: str) -> bool:
+        """Whether there was a request of this name; there is none any more."""
+        path = self.folder / name
+        there = path.is_file()
+        if there:
             path.unlink(missing_ok=True)
-            if name == "statistics" and self.updater.form.size > 1:
-                self._say("statistics over many processes: set statistics_every instead")
-                continue
-            found.append(name)
-        return found
+        return there

@@ -155,6 +155,7 @@ class Trainer:
         setup, report = self.setup, self.report
         with report.bar:
             self.looks.catch_up(start)
+            _, report.inspection.wanted = self._agreed(report.inspection.asked())
             report.restart_clock()
             for step, batch in enumerate(report.waiting(batches(setup, start)), start):
                 self._tell_changes(step)
@@ -184,8 +185,10 @@ class Trainer:
         save_due, look_saves = self.saver.due(step)
         asked = self.setup.changes.asked(now)
         shorter = self.budget.late(step, self._seconds()) if self.form.first else None
-        flags = save_due, look_saves, asked, shorter is not None, self.report.flush_due(now)
-        stop, save, look_saves, asked, late, flush = self._agreed(*flags)
+        flush, inspection = self.report.flush_due(now), self.report.inspection
+        inspect = step < self.setup.total_steps and inspection.asked()
+        flags = save_due, look_saves, asked, shorter is not None, flush, inspect
+        stop, save, look_saves, asked, late, flush, inspection.wanted = self._agreed(*flags)
         if asked:
             self.setup.changes.look(step)
         if late:

@@ -15,7 +15,8 @@ from test_parallel_trainer import train
 
 from langwright.base import UserError, read_json
 from langwright.model import Transformer
-from langwright.train import TrainConfig, Trainer, language_model_loss
+from langwright.parallel import world
+from langwright.train import TrainConfig, Trainer, inspection, language_model_loss
 from langwright.train.bad_batch import read_bad_batch
 
 SETTINGS: dict[str, Any] = {"statistics_every": 3, "evaluate_every": 0}
@@ -45,6 +46,43 @@ def test_statistics_over_processes(tmp_path: Path, parallel: dict[str, Any]) -> 
 
 def _train(folder: Path, parallel: dict[str, Any]) -> Any:
     return train(folder, parallel, **SETTINGS)
+
+
+def _asking(folder: Path, parallel: dict[str, Any]) -> None:
+    """Requests by file: one before the run, one while update 4 is being made."""
+    inspection.LOOK_SECONDS = 0.0
+    if world().first:
+        (folder / "statistics").touch()
+    config = TrainConfig.parse({**RUN, "parallel": parallel, "evaluate_every": 0})
+    with torch.device("meta"):
+        model = Transformer(small_config())
+
+    class Asking(Trainer):
+        def _housekeeping(self, step: int) -> None:
+            if world().first and step == 4:
+                (folder / "statistics").touch()
+            super()._housekeeping(step)
+
+    Asking(model, UnevenRows(), config, folder, quiet=True, fresh=True).run()
+
+
+@pytest.mark.parametrize("parallel", [{"dp_shard": 2}, {"tp": 2}, {"pp": 2}, {"cp": 2}], ids=str)
+def test_statistics_by_request_over_processes(tmp_path: Path, parallel: dict[str, Any]) -> None:
+    """The first process sees the request; all take part in the measured update."""
+    by_request, by_config = tmp_path / "asked", tmp_path / "set"
+    by_request.mkdir()
+    run_ranks(2, _asking, by_request, parallel)
+    run_ranks(2, _every, by_config, parallel)
+    found, wanted = _statistics(by_request), _statistics(by_config)
+    assert [record["step"] for record in found] == [1, 5]
+    assert not (by_request / "statistics").exists()
+    for record, right in zip(found, [wanted[0], wanted[4]], strict=True):
+        for part in ("parameters", "activations"):
+            assert record[part] == right[part]
+
+
+def _every(folder: Path, parallel: dict[str, Any]) -> Any:
+    return train(folder, parallel, statistics_every=1, evaluate_every=0)
 
 
 class SpoiledAt:
