@@ -38,6 +38,7 @@ from langwright.train.checkpoint import (
     save_pieces,
 )
 from langwright.train.config import TrainConfig
+from langwright.train.writable import check_writable
 
 SAVE_SHARE = 0.02  # of the time may go into saving
 FULL = "the disk is full"
@@ -76,7 +77,7 @@ class Saver:
         self._group = _own_group() if several else None
         self._ended, self._stall, self._wrote = time.perf_counter(), 0.0, 0.0
         self._staged: tuple[int, dict[str, Any]] = (-1, {})  # step, what is written of it
-        self._check_writable()
+        check_writable(folder, form, "checkpoints")
 
     # -- when -------------------------------------------------------------------------------------
 
@@ -271,25 +272,6 @@ class Saver:
     def _tell(self) -> None:
         while self._news:
             self._say(self._news.pop(0))
-
-    def _check_writable(self) -> None:
-        """Better now than after an hour."""
-        problem = None
-        if self.form.first:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                probe = self.folder / ".writable"
-                probe.write_bytes(b"")
-                probe.unlink()
-            except OSError as error:
-                problem = error.strerror
-        problem = self.form.agree(problem)
-        if problem is not None:
-            raise UserError(
-                f"checkpoints cannot be written here: {problem}",
-                where=self.folder,
-                fix="choose a folder that can be written",
-            )
 
 
 def _reason(error: Exception) -> str:

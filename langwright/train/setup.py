@@ -49,6 +49,7 @@ from langwright.train.probe import (
 )
 from langwright.train.timeline import Timeline
 from langwright.train.update import Updater
+from langwright.train.writable import check_writable
 
 FORWARD_SHARE = 0.4  # an evaluation's cost per token, as a share of a training step's
 UNTRIED_TOKENS = 16_384  # of a micro-batch on a GPU where larger ones are not tried out
@@ -126,6 +127,7 @@ def prepare(
     device = choices["device"] if old else choose_device(config.device, choices)
     batch_rows = _batch_rows(config, rows)
     form = spread(model, config, world, device, fresh=fresh, say=say)
+    check_writable(path.parent, form, "the run")
     _check_shares(batch_rows, rows.sequence_length, form.data_size)
     place = torch.device(device if form.size == 1 else world.device)
     if place.type == "cpu":

@@ -99,7 +99,6 @@ class Trainer:
                 calling this again with the same arguments goes on.
         """
         self._started = time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with process_group(self.world):
                 with StopSignals(self._say) as self.stop:

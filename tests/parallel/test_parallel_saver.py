@@ -212,3 +212,43 @@ def test_a_folder_that_cannot_be_written_is_told_to_all(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file in its place")
     for message in run_ranks(2, _unwritable, tmp_path):
         assert message.startswith("checkpoints cannot be written here")
+
+
+def _blocked(kind: str, folder: Path) -> Path:
+    """A place for a run where nothing can be written, not even by root."""
+    if kind == "file":
+        (folder / "run").write_text("a file in the way")
+        return folder / "run"
+    if kind == "below a file":
+        (folder / "file").write_text("a file in the way")
+        return folder / "file" / "run"
+    if not Path("/proc/sys").is_dir():
+        pytest.skip("/proc/sys, where no file can be made, is not there")
+    return Path("/proc/sys")
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "folder"])
+def test_a_run_that_cannot_be_written_is_refused_by_all(tmp_path: Path, kind: str) -> None:
+    """Before anything is measured or written; nobody waits for the first process."""
+    place = _blocked(kind, tmp_path)
+    for message in run_ranks(2, _unwritable, place):
+        assert message.startswith("the run cannot be written here: ")
+    assert not (place / "choices.json").exists()
+
+
+def _one_cannot(folder: Path) -> str:
+    """Only the second process cannot write: another machine's disk."""
+    real = Path.write_bytes
+
+    def write(path: Path, data: bytes) -> int:
+        if world().rank == 1:
+            raise OSError(30, "Read-only file system")
+        return real(path, data)
+
+    Path.write_bytes = write  # type: ignore[assignment,method-assign]
+    return _unwritable(folder)
+
+
+def test_a_folder_that_one_process_cannot_write(tmp_path: Path) -> None:
+    for message in run_ranks(2, _one_cannot, tmp_path):
+        assert message == "the run cannot be written here: Read-only file system"
