@@ -14,7 +14,7 @@ from torch import nn
 from langwright.base import UserError, peak_memory_bytes, say
 from langwright.dataset import Rows
 from langwright.parallel import Alone, Distributed, process_group, world
-from langwright.train.checkpoint import restore_model
+from langwright.train.checkpoint import Checkpoint, restore_model
 from langwright.train.config import TrainConfig
 from langwright.train.feed import batches
 from langwright.train.looks import Looks
@@ -88,6 +88,7 @@ class Trainer:
         self.title = title
         self.quiet = quiet or not self.world.first
         self.resumes = 0
+        self._resumed: Checkpoint | None = None  # what this start goes on from
         self._seconds_before = 0.0  # in earlier starts of this run
 
     def run(self) -> dict[str, Any]:
@@ -116,6 +117,7 @@ class Trainer:
         self.saver = Saver(self.checkpoints, self.form, updater.optimizer, self.config, self._say)
         start = self._resume()
         self.setup.changes.resume(start, self._evaluations(start))
+        self._check_position(start)
         if self._stop_requested():
             self._say("stopped before the first step; the same command begins again")
             self.stop.leave()
@@ -249,7 +251,7 @@ class Trainer:
 
     def _resume(self) -> int:
         """Restore the newest whole checkpoint, if any; returns the updates already made."""
-        found = self.saver.newest()
+        found = self._resumed = self.saver.newest()
         if found is None:
             return 0
         state, updater = found.state, self.setup.updater
@@ -268,6 +270,26 @@ class Trainer:
         self._started = time.perf_counter()
         self._say(f"going on from step {state['step']:,} of {self.setup.total_steps:,}")
         return int(state["step"])
+
+    def _check_position(self, start: int) -> None:
+        """The position in the data follows from the number of updates and the changes on the way:
+        these must be those that the checkpoint was made with, by its count of tokens.
+
+        Raises:
+            UserError: they are not.
+        """
+        if self._resumed is None:
+            return
+        tokens, saved = self.setup.tokens(start), self._resumed.state["tokens"]
+        if tokens != saved:
+            raise UserError(
+                "the data would go on at another place than where the checkpoint was saved",
+                where=self._resumed.path,
+                found=f"{tokens:,} tokens in {start:,} updates, by the settings and the changes "
+                "of batch in changes.json and metrics.jsonl",
+                expected=f"{saved:,} tokens",
+                fix="put both files back as they were, or begin again in another folder",
+            )
 
     def _evaluations(self, start: int) -> list[dict[str, Any]]:
         """Validation losses that earlier starts of this run have written down."""

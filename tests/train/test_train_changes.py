@@ -271,6 +271,38 @@ def test_by_hand(tmp_path):
     assert [r.get("loss") for r in again] == [r.get("loss") for r in records]
 
 
+def test_a_run_whose_changes_are_lost_does_not_go_on_elsewhere_in_the_data(tmp_path):
+    """A change of batch by hand moves all later rows: without it they would be other ones."""
+
+    def trainer():
+        return small_trainer(tmp_path, checkpoint_every=2, keep_last=9)
+
+    made = trainer()
+    housekeeping = made._housekeeping
+
+    def write(step):
+        if step == 3:
+            (tmp_path / "change.toml").write_text("batch_factor = 2")
+            made.setup.changes._asked = -1.0
+        housekeeping(step)
+
+    made._housekeeping = write
+    made.run()
+    for path in (tmp_path / "checkpoints").iterdir():
+        if path.name > "step-0000006":
+            shutil.rmtree(path)
+    kept = (tmp_path / "changes.json").read_text()
+    (tmp_path / "changes.json").unlink()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match="another place than where the checkpoint") as error:
+        trainer().run()
+    assert error.value.found.startswith(f"{6 * 4 * LENGTH:,} tokens in 6 updates")
+    assert error.value.expected == f"{(3 * 4 + 3 * 8) * LENGTH:,} tokens"
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    (tmp_path / "changes.json").write_text(kept)
+    assert trainer().run()["resumes"] == 1
+
+
 def test_a_wish_that_cannot_be_is_refused_and_the_run_goes_on(tmp_path):
     for text, reason in [
         ("lr_factor = ", "not TOML"),
