@@ -240,3 +240,27 @@ def test_killed_between_the_renames_nothing_is_lost(tmp_path: Path) -> None:
         assert [p.name for p in folder.iterdir()] == ["step-0000005"]
         assert (path / "mark").exists() == (case == "new")
         assert open_checkpoint(path).state["step"] == 5
+
+
+class LookingRows(PatternRows):
+    """Notes which checkpoints there are whenever an evaluation reads from it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(seed=1, epoch_rows=8)
+        self.folder = folder
+        self.seen: list[str] = []
+
+    def gather(self, indices: Any) -> Any:
+        self.seen.append(max((name for name in names(self.folder) if "step" in name), default=""))
+        return super().gather(indices)
+
+
+@pytest.mark.parametrize("due", [(True, True), (False, True)], ids=["save", "look saves"])
+def test_a_save_comes_before_the_evaluation_of_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, due: tuple[bool, bool]
+) -> None:
+    """A kill in a long evaluation loses no update: also where only the evaluation makes it due."""
+    monkeypatch.setattr(Saver, "due", lambda saver, step: due)
+    valid = LookingRows(tmp_path)
+    small_trainer(tmp_path, steps=6, evaluate_every=2, valid={"held out": valid}).run()
+    assert valid.seen == ["step-0000002", "step-0000004", "step-0000006"]
