@@ -3,8 +3,9 @@
 - ``sdpa``: torch's fused `scaled_dot_product_attention`.
 - ``sliced``: our own form for CPUs, see sliced_attention.py.
 - ``summed``: one query at a time in compiled code.
-- ``flex``: torch's FlexAttention, compiled for CUDA: soft caps, sinks, and windows and documents of
-  which only the blocks in sight are touched (Dong et al. 2024, arXiv:2412.05496).
+- ``flex``: torch's FlexAttention, compiled for CUDA: soft caps, sinks, and windows, documents and
+  later queries (context parallel) of which only the blocks in sight are touched (Dong et al. 2024,
+  arXiv:2412.05496).
 - ``written out``: `attention_reference`, the scores standing whole.
 """
 
@@ -42,6 +43,7 @@ def choose_kernel(
     sinks: bool = False,
     documents: bool = False,
     dropout: bool = False,
+    later: bool = False,
     blocks: bool = True,
 ) -> tuple[str, str]:
     """The kernel's name, and why it was chosen.
@@ -51,11 +53,14 @@ def choose_kernel(
         dtype: of queries, keys and values.
         queries: T, tokens at a time.
         window, softcap, sinks, documents, dropout: which options are in use.
+        later: the queries are the last ones of more keys, each of which sees all before it.
         blocks: FlexAttention's mask can be made: see `kernel_of`.
     """
     blocks = blocks and queries >= FLEX_QUERIES and dtype in FLEX_DTYPES and not dropout
     if device == "cuda" and blocks and (softcap or sinks or window or documents):
         return "flex", "soft caps, sinks, windows and documents in one fused kernel"
+    if device == "cuda" and blocks and later:
+        return "flex", "torch's kernel takes later queries only with a mask of all pairs"
     if device == "cpu" and queries >= SLICED_QUERIES and not dropout:
         if softcap:
             return "sliced", "torch's kernel has no soft cap; this one never holds all scores"
@@ -81,6 +86,7 @@ def kernel_of(
     local: bool = False,
     documents: bool = False,
     dropout: float = 0.0,
+    later: bool = False,
     cached: bool = False,
 ) -> tuple[str, str]:
     """`choose_kernel` for a local or a global layer of this model. `cached`: keys in a cache grow
@@ -99,6 +105,7 @@ def kernel_of(
         sinks=config.attention_sinks,
         documents=documents,
         dropout=dropout > 0.0,
+        later=later,
         blocks=min(widths) >= FLEX_WIDTH and not biased and not cached,
     )
 

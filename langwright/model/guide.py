@@ -103,7 +103,14 @@ def build_guides(
         window = config.window if local and config.window and config.window < s else None
         documents = segments is not None
         kernel, _ = kernel_of(
-            config, device.type, dtype, t, local=local, documents=documents, dropout=dropout
+            config,
+            device.type,
+            dtype,
+            t,
+            local=local,
+            documents=documents,
+            dropout=dropout,
+            later=first > 0,
         )
         flex = kernel == "flex"
         mask = None if flex else masks(window)

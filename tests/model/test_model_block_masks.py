@@ -14,6 +14,8 @@ from langwright.model import (
     ModelConfig,
     attend,
     attention_kernels,
+    attention_reference,
+    build_guides,
     build_model,
     causal_mask,
     document_mask,
@@ -192,6 +194,26 @@ def test_layers_of_a_kind_share_one_mask(on_cuda):
     assert len({id(guide) for guide in guides}) == 4 and len({id(g.blocks) for g in guides}) == 2
     whole = model.guides(torch.arange(300))
     assert [guide.blocks is None for guide in whole] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("run", [(0, 300), (150, 300), (256, 600)])
+def test_later_queries_need_no_mask_of_all_pairs(on_cuda, run):
+    """Those of a process of a context-parallel group, in rows of one document."""
+    first, end = run
+    config = ModelConfig(vocab_size=50, context_length=600, width=32, heads=2, layers=1)
+    dtype = torch.float32
+    (guide,) = build_guides(config, torch.arange(600), dtype=dtype, queries=run)
+    assert guide.mask is None and (guide.blocks is None) == (first == 0)
+    torch.manual_seed(first)
+    q = torch.randn(2, 2, end - first, 16, requires_grad=True)
+    k, v = (torch.randn(2, 2, end, 16, requires_grad=True) for _ in range(2))
+    weights = torch.randn(2, 2, end - first, 16)
+    found = attend(q, k, v, guide.mask, blocks=guide.blocks)
+    expected = attention_reference(q, k, v, None)
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+    grads = [torch.autograd.grad((y * weights).sum(), (q, k, v)) for y in (found, expected)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_flex_is_compiled_where_blocks_are_not(monkeypatch):
