@@ -58,6 +58,10 @@ class Alone:
         """Of this process's rows the tokens that it works on."""
         return batch
 
+    def rows_at_once(self, rows: int, micro_rows: int) -> int:
+        """Rows that go through the model together, of `rows` cut into micro-batches."""
+        return min(rows, micro_rows)
+
     def gradients(
         self,
         objective: Objective,

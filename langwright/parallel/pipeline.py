@@ -68,6 +68,10 @@ class Pipeline(Distributed):
 
     # -- an update --------------------------------------------------------------------------------
 
+    def rows_at_once(self, rows: int, micro_rows: int) -> int:
+        """See `Alone.rows_at_once`."""
+        return rows // in_flight(rows, min(rows, micro_rows), self.layout)
+
     def gradients(
         self,
         objective: Objective,

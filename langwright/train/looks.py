@@ -13,12 +13,13 @@ from langwright.dataset import Rows
 from langwright.evaluate import Loss, row_losses
 from langwright.generate import Sampling, generate_tokens
 from langwright.parallel import Alone
+from langwright.train.choosing import evaluation_interval
 from langwright.train.compiling import uncompiled
 from langwright.train.config import TrainConfig
 from langwright.train.metrics import Record, finite, perplexity
 from langwright.train.report import Report
 from langwright.train.saver import Saver
-from langwright.train.setup import Setup, evaluation_interval
+from langwright.train.setup import Setup
 
 
 class Looks:

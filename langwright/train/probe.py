@@ -137,6 +137,10 @@ class Probe:
         try:
             self.updater.accumulate(0, batch)
             self._wait()
+        except RuntimeError as error:
+            if self.updater.form.size > 1 and out_of_memory(error):
+                raise self.updater.give_up(batch.rows) from None
+            raise
         finally:
             self.updater.micro_rows = micro_rows
             self.updater.optimizer.zero_grad()
@@ -292,7 +296,7 @@ def try_compile(probe: Probe) -> str | None:
     updater.compile()
     try:
         probe.micro_seconds(updater.pass_rows)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, UserError):
         raise
     except Exception as error:  # the compiler and its C++ compiler can fail in many ways
         updater.undo_compile()

@@ -15,10 +15,11 @@ from langwright.base import Progress, UserError, say
 from langwright.dataset import Batch, Rows
 from langwright.model import ModelConfig, flops_per_token
 from langwright.train.arrivals import Arrival, Arrivals
+from langwright.train.choosing import peak_rate
 from langwright.train.config import TrainConfig
 from langwright.train.inspection import Inspection
 from langwright.train.metrics import History, MetricsLog, Record
-from langwright.train.setup import Setup, peak_rate
+from langwright.train.setup import Setup
 from langwright.train.sinks import Sink, open_sinks
 from langwright.train.update import Outcome
 from langwright.train.watch import Watch

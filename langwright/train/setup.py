@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from langwright.base import Config, UserError, hash_json, machine, matmul_peak
+from langwright.base import Config, UserError, hash_json
 from langwright.dataset import Rows
-from langwright.model import ModelConfig, attention_kernel
+from langwright.model import ModelConfig
 from langwright.optim import OptimizerSet, fallen_share, schedule
 from langwright.parallel import (
     Alone,
@@ -24,36 +23,19 @@ from langwright.parallel import (
 )
 from langwright.train.activation_checkpointing import checkpoint_activations
 from langwright.train.changes import Changes
-from langwright.train.choices import (
-    DTYPES,
-    Choices,
-    choose_device,
-    choose_micro_rows,
-    even_part,
-)
+from langwright.train.choices import DTYPES, Choices, choose_device
+from langwright.train.choosing import apply_choices, brief, choose_all
 from langwright.train.compiling import undo_compile
 from langwright.train.config import COSMETIC, TrainConfig
 from langwright.train.float8 import undo_float8, use_float8
 from langwright.train.host_memory import keep_freed_memory
-from langwright.train.lane_choice import choose_lanes, reconsider_lanes
-from langwright.train.loss_scale import LossScale
 from langwright.train.objective import Objective
 from langwright.train.offload import HostOptimizer, offloading
-from langwright.train.probe import (
-    Probe,
-    choose_checkpointing,
-    choose_compile,
-    choose_precision,
-    choose_steps_for_time,
-    set_dtype,
-)
+from langwright.train.probe import Probe
+from langwright.train.smaller import FILE, read_smaller, write_smaller
 from langwright.train.timeline import Timeline
 from langwright.train.update import Updater
 from langwright.train.writable import check_writable
-
-FORWARD_SHARE = 0.4  # an evaluation's cost per token, as a share of a training step's
-UNTRIED_TOKENS = 16_384  # of a micro-batch on a GPU where larger ones are not tried out
-EVALUATIONS = 10  # per run, where the config does not say
 
 
 @dataclass
@@ -145,15 +127,17 @@ def prepare(
         say=say,
         form=form,
         router_bias_rate=config.router_bias_rate,
+        leave=lambda rows: write_smaller(path.with_name(FILE), key, rows),
     )
+    smaller = read_smaller(path.with_name(FILE), key, form)
     if old:
-        say("going on with the choices of the first start: " + _brief(choices))
-        _apply(choices, updater, config)
+        say("going on with the choices of the first start: " + brief(choices))
+        apply_choices(choices, updater, config, smaller)
     else:
-        _choose(config, choices, Probe(updater, rows, batch_rows), valid_rows, started)
-        if form.first:
-            choices.save(path)
-        form.wait()
+        choose_all(config, choices, Probe(updater, rows, batch_rows), valid_rows, started, smaller)
+    if form.first and (old is None or smaller is not None):
+        choices.save(path)
+    form.wait()
     updater.forget()
     steps, by_tokens = choices["total_steps"], config.steps is None
     timeline = Timeline(rows, batch_rows, steps, by_tokens=by_tokens, parts=form.data_size)
@@ -245,96 +229,6 @@ def run_key(model: nn.Module, rows: Rows, config: TrainConfig, fresh: bool = Fal
     return hash_json([settings, shapes, described, rows.fingerprint, rows.sequence_length])
 
 
-def peak_rate(choices: Choices) -> float | None:
-    """The matmul rate (FLOP/s) of the run's device in the run's precision, measured.
-
-    None for fp16 on a CPU, which multiplies it so slowly that measuring takes seconds.
-    """
-    if choices["device"] == "cpu" and choices["precision"] == "fp16":
-        return None
-    precision = choices["precision"]
-    # Shares of peak are of bf16's also for float8: so its gain shows.
-    return matmul_peak("bf16" if precision == "fp8" else precision, choices["device"])
-
-
-def evaluation_interval(config: TrainConfig, total_steps: int) -> int:
-    """Steps between evaluations; 0: at the end only."""
-    if config.evaluate_every is not None:
-        return config.evaluate_every
-    return max(1, total_steps // EVALUATIONS)
-
-
-def _choose(
-    config: TrainConfig, choices: Choices, probe: Probe, valid_rows: int, started: float
-) -> None:
-    updater, rows = probe.updater, probe.rows
-    kind = updater.device.type
-    fast_bf16 = machine().bf16 if kind == machine().device else kind == "cuda"
-    precision = choose_precision(config.precision, choices, fast_bf16, probe)
-    set_dtype(updater, precision)
-    _tell_attention(choices, updater, rows.sequence_length)
-    if precision == "fp16":
-        updater.loss_scale = LossScale(updater.device)
-    compiled = config.compile is True
-    choose_checkpointing(
-        config.checkpointing, config.activation_budget, choices, probe, compiled=compiled
-    )
-    own_rows = probe.batch_rows // updater.form.data_size
-    if updater.form.size > 1 and kind == "cuda" and config.micro_batch_rows is None:
-        # A process that runs out of memory alone would leave the others waiting for it.
-        most = max(1, UNTRIED_TOKENS // rows.sequence_length)
-        reason = f"{UNTRIED_TOKENS:,} tokens; with several processes more is not tried out"
-        updater.micro_rows = choices.decide("micro_batch_rows", even_part(own_rows, most), reason)
-    else:
-        updater.micro_rows = choose_micro_rows(
-            config.micro_batch_rows, own_rows, rows.sequence_length, choices, probe.fits
-        )
-    steps = _fixed_steps(config, rows, probe.batch_rows)
-    budget = None if config.minutes is None else 60.0 * config.minutes
-    alone = updater.micro_rows
-    choose_lanes(config.lanes, choices, probe, config.micro_batch_rows)
-    choose_compile(config.compile, choices, probe, steps=steps, seconds=budget)
-    reconsider_lanes(config.lanes, choices, probe, alone, steps=steps, seconds=budget)
-    if steps is not None:
-        choices.decide("total_steps", steps, _length_reason(config))
-        return
-    assert budget is not None
-
-    def evaluations(total: int, step_seconds: float) -> float:
-        every = evaluation_interval(config, total)
-        count = 1 + (total // every if every else 0)
-        return count * FORWARD_SHARE * step_seconds * valid_rows / probe.batch_rows
-
-    peak_rate(choices)  # measured once; better here than within the budget
-    left = max(1.0, budget - (time.perf_counter() - started))
-    choose_steps_for_time(left, evaluations, choices, probe)
-
-
-def _tell_attention(choices: Choices, updater: Updater, length: int) -> None:
-    """Write down which kernel computes the model's attention; the model itself picks it."""
-    model_config = getattr(updater.model, "config", None)
-    if isinstance(model_config, ModelConfig):
-        dtype = DTYPES[choices["precision"]]
-        kernel = attention_kernel(model_config, updater.device, dtype, length, training=True)
-        choices.decide("attention", *kernel)
-
-
-def _apply(choices: Choices, updater: Updater, config: TrainConfig) -> None:
-    set_dtype(updater, choices["precision"])
-    checkpoint_activations(
-        updater.model,
-        choices["checkpointing"],
-        config.activation_budget,
-        compiled=config.compile is True,
-    )
-    if choices["precision"] == "fp16":
-        updater.loss_scale = LossScale(updater.device)
-    updater.micro_rows = choices["micro_batch_rows"]
-    updater.use_lanes(choices["lanes"] if updater.form.size == 1 else 1)
-    if choices["compile"]:
-        updater.compile()
-
-
 def _batch_rows(config: TrainConfig, rows: Rows) -> int:
     length = rows.sequence_length
     if config.batch_tokens < length:
@@ -355,32 +249,3 @@ def _check_shares(batch_rows: int, length: int, data_size: int) -> None:
             found=f"{batch_rows} rows over {data_size} processes (dp_replicate x dp_shard)",
             expected=f"a multiple of {data_size * length:,} tokens",
         )
-
-
-def _fixed_steps(config: TrainConfig, rows: Rows, batch_rows: int) -> int | None:
-    """Length of the run in steps; None if it is a time."""
-    if config.minutes is not None:
-        return None
-    if config.steps is not None:
-        return config.steps
-    if config.tokens is not None:
-        return -(-config.tokens // (batch_rows * rows.sequence_length))
-    if rows.epoch_rows is None:
-        raise UserError(
-            "these rows have no end, so a pass over them has no length",
-            where="epochs",
-            fix="give steps, tokens or minutes instead",
-        )
-    epochs = 1.0 if config.epochs is None else config.epochs
-    return max(1, -int(-epochs * rows.epoch_rows // batch_rows))
-
-
-def _length_reason(config: TrainConfig) -> str:
-    for name in ("steps", "tokens", "epochs"):
-        if (value := getattr(config, name)) is not None:
-            return f"{name} = {value:,}"
-    return "one pass over the data"
-
-
-def _brief(choices: Choices) -> str:
-    return ", ".join(f"{name} {entry['value']}" for name, entry in choices.values.items())

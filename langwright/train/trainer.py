@@ -15,6 +15,7 @@ from langwright.base import UserError, peak_memory_bytes, say
 from langwright.dataset import Rows
 from langwright.parallel import Alone, Distributed, process_group, world
 from langwright.train.checkpoint import Checkpoint, restore_model
+from langwright.train.choosing import FORWARD_SHARE, evaluation_interval
 from langwright.train.config import TrainConfig
 from langwright.train.feed import batches
 from langwright.train.looks import Looks
@@ -22,13 +23,7 @@ from langwright.train.metrics import MetricsLog
 from langwright.train.objective import Objective, language_model_loss
 from langwright.train.report import Report
 from langwright.train.saver import Saver
-from langwright.train.setup import (
-    FORWARD_SHARE,
-    Setup,
-    evaluation_interval,
-    plain_again,
-    prepare,
-)
+from langwright.train.setup import Setup, plain_again, prepare
 from langwright.train.signals import StopSignals
 from langwright.train.time_budget import TimeBudget
 
@@ -262,7 +257,7 @@ class Trainer:
                 fix="choose another folder, or delete the checkpoints",
             )
         self.saver.restore(found)
-        updater.micro_rows = state["micro_batch_rows"]
+        updater.micro_rows = min(updater.micro_rows, state["micro_batch_rows"])
         if updater.loss_scale is not None:
             updater.loss_scale.load_state_dict(state["loss_scale"])
         self.resumes = state["resumes"] + 1

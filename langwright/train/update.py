@@ -17,6 +17,7 @@ from langwright.train.lanes import Lanes
 from langwright.train.loss_scale import LossScale
 from langwright.train.objective import Objective
 from langwright.train.router_balance import balance_routers, forget_loads
+from langwright.train.smaller import give_up
 
 
 @dataclass
@@ -48,6 +49,8 @@ class Updater:
         form: of the work over processes; None: there is only this one. Batches hold this process's
             own rows, as many as those of every other.
         router_bias_rate: see `balance_routers`.
+        leave: writes down the rows of a smaller micro-batch for the next start, where one of
+            several processes ran out of memory.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Updater:
         say: Callable[[str], None] = lambda text: None,
         form: Alone | None = None,
         router_bias_rate: float = 0.0,
+        leave: Callable[[int], None] = lambda rows: None,
     ) -> None:
         self.form = Alone(model) if form is None else form
         self.model = model
@@ -76,6 +80,7 @@ class Updater:
         self.loss_scale = loss_scale
         self.say = say
         self.router_bias_rate = router_bias_rate
+        self.leave = leave
         self.lanes: Lanes | None = None
 
     def use_lanes(self, count: int) -> None:
@@ -133,25 +138,31 @@ class Updater:
         return [self.model] if self.lanes is None else self.lanes.models
 
     def _gradients(self, step: int, batch: Batch) -> tuple[Tensor, float | Tensor]:
-        """Accumulate, and on a full device do the same in smaller pieces."""
+        """Accumulate, and on a full device do the same in smaller pieces.
+
+        Raises:
+            UserError: memory ran out in one of several processes (see `give_up`).
+        """
         while True:
             try:
                 return self.accumulate(step, batch)
             except RuntimeError as error:
-                if self.micro_rows == 1 or not out_of_memory(error):
+                if not out_of_memory(error):
                     raise
-                if self.form.size > 1:  # the others are in the middle of a collective operation
-                    raise UserError(
-                        "out of device memory",
-                        where=f"process {self.form.rank} of {self.form.size}",
-                        found=f"{self.micro_rows} rows at a time",
-                        fix=f"micro_batch_rows = {self.micro_rows // 2}, or share out more",
-                    ) from None
+                if self.form.size > 1:
+                    raise self.give_up(batch.rows) from None
+                if self.micro_rows == 1:
+                    raise
                 self.micro_rows = (self.micro_rows + 1) // 2
             self.forget()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.say(f"out of memory: going on with {self.micro_rows} rows at a time")
+
+    def give_up(self, rows: int) -> UserError:
+        """Memory ran out in this process of several, on its `rows` of a batch: the error to end
+        with, after a smaller micro-batch was written down for the next start."""
+        return give_up(self.form, self.form.rows_at_once(rows, self.micro_rows), self.leave)
 
     def accumulate(self, step: int, batch: Batch) -> tuple[Tensor, float | Tensor]:
         """Add up the gradients of the batch's micro-batches.
