@@ -9,6 +9,7 @@ from langwright.dataset import Rows
 from langwright.model import ModelConfig, attention_kernel
 from langwright.train.activation_checkpointing import checkpoint_activations
 from langwright.train.choices import DTYPES, Choices, choose_micro_rows, even_part
+from langwright.train.compiling import why_not_compiled
 from langwright.train.config import TrainConfig
 from langwright.train.lane_choice import choose_lanes, reconsider_lanes
 from langwright.train.loss_scale import LossScale
@@ -106,7 +107,10 @@ def _take_smaller(choices: Choices, updater: Updater, rows: int | None) -> None:
 def apply_choices(
     choices: Choices, updater: Updater, config: TrainConfig, smaller: int | None
 ) -> None:
-    """Bring the updater into the state that an earlier start chose; `smaller` as in `choose_all`."""
+    """Bring the updater into the state that an earlier start chose, maybe under another layout.
+
+    smaller: as in `choose_all`.
+    """
     set_dtype(updater, choices["precision"])
     checkpoint_activations(
         updater.model,
@@ -119,8 +123,12 @@ def apply_choices(
     updater.micro_rows = choices["micro_batch_rows"]
     _take_smaller(choices, updater, smaller)
     updater.use_lanes(choices["lanes"] if updater.form.size == 1 else 1)
-    if choices["compile"]:
-        updater.compile()
+    if not choices["compile"]:
+        return
+    if config.compile == "auto" and (reason := why_not_compiled(updater.form)) is not None:
+        choices.say(f"compile: False ({reason})")
+        return
+    updater.compile()
 
 
 def peak_rate(choices: Choices) -> float | None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from langwright.model import prepare_compiler
+from langwright.parallel import Alone, Distributed
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -36,6 +37,44 @@ def undo_compile(model: nn.Module) -> None:
     """Let the blocks run as plain Python again."""
     for part in _parts(model):
         part._compiled_call_impl = None
+
+
+def why_not_compiled(form: Alone) -> str | None:
+    """Why blocks spread so are not compiled unless somebody asks for it; None: they can be.
+
+    Compiled and not, all other layouts are shown to come to the same losses and gradients.
+    """
+    if not isinstance(form, Distributed):
+        return None
+    if form.layout.pp > 1:
+        return "a pipeline: where asked for only"
+    if form.layout.config.ep > 1:
+        return "experts' weights are gathered inside the blocks, which no graph can hold"
+    return None
+
+
+def compiler_error(device: torch.device) -> str | None:
+    """The first line of the error if nothing can be compiled here, found on a tiny function.
+
+    A process that found it out in the middle of a pass would leave the others waiting for it.
+    """
+    prepare_compiler()
+    x = torch.ones(8, device=device, requires_grad=True)
+    try:
+        torch.compile(_tiny, fullgraph=True, dynamic=False)(x).backward()
+    except Exception as error:  # the compiler and its C++ compiler can fail in many ways
+        torch.compiler.reset()
+        return first_line(error)
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says, with its kind."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+
+
+def _tiny(x: torch.Tensor) -> torch.Tensor:
+    return (2.0 * x + 1.0).sin().sum()
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:

@@ -11,13 +11,19 @@ import torch
 
 from langwright.base import UserError, human_bytes, machine
 from langwright.dataset import Batch, Rows
+from langwright.parallel import Alone
 from langwright.train.activation_checkpointing import (
     Method,
     activation_bytes,
     checkpoint_activations,
 )
 from langwright.train.choices import CPU_TOKENS, DTYPES, LANE_TOKENS, Choices, largest
-from langwright.train.compiling import blocks_of
+from langwright.train.compiling import (
+    blocks_of,
+    compiler_error,
+    first_line,
+    why_not_compiled,
+)
 from langwright.train.float8 import use_float8
 from langwright.train.offload import HostOptimizer
 from langwright.train.update import Updater, out_of_memory
@@ -40,6 +46,11 @@ class Probe:
         self.updater = updater
         self.rows = rows
         self.batch_rows = batch_rows
+
+    @property
+    def own_rows(self) -> int:
+        """Of a batch, those of this process."""
+        return self.batch_rows // self.updater.form.data_size
 
     def micro_seconds(self, micro_rows: int) -> float:
         """Seconds of the quickest forward and backward pass of `micro_rows` rows.
@@ -253,14 +264,15 @@ def choose_compile(
 
     Args:
         wanted: "auto", or a decision.
+        probe: all processes of the run call this together, and decide alike.
         steps: length of the run, if known.
         seconds: its length in time, if that is what is known.
     """
     updater, device = probe.updater, choices["device"]
     if wanted is False or not blocks_of(updater.model):
         return choices.decide("compile", False, "as asked" if wanted is False else "no blocks")
-    if wanted == "auto" and updater.form.size > 1:
-        return choices.decide("compile", False, "several processes: where asked for only")
+    if wanted == "auto" and (reason := why_not_compiled(updater.form)) is not None:
+        return choices.decide("compile", False, reason)
     if wanted is True:
         if (error := try_compile(probe)) is not None:
             raise UserError(
@@ -274,7 +286,7 @@ def choose_compile(
     if seconds is not None and seconds * COMPILE_GAIN[device] < COMPILE_SECONDS:
         return choices.decide("compile", False, _too_short(seconds))
     plain = probe.micro_seconds(updater.pass_rows)
-    passes = -(-probe.batch_rows // updater.pass_rows)
+    passes = -(-probe.own_rows // updater.pass_rows)
     if seconds is None:
         assert steps is not None
         seconds = steps * passes * plain
@@ -291,18 +303,35 @@ def choose_compile(
 
 
 def try_compile(probe: Probe) -> str | None:
-    """Compile the blocks by running them once; the first line of the error if that fails."""
-    updater = probe.updater
+    """Compile the blocks by running them once; the first line of the error if that fails.
+
+    Of several processes all undo it where one of them cannot compile.
+    """
+    updater, form = probe.updater, probe.updater.form
+    if form.size > 1 and (error := _told_by(form, compiler_error(updater.device))) is not None:
+        return error
     updater.compile()
+    error = None
     try:
         probe.micro_seconds(updater.pass_rows)
     except (torch.OutOfMemoryError, UserError):
         raise
-    except Exception as error:  # the compiler and its C++ compiler can fail in many ways
+    except Exception as failure:  # the compiler and its C++ compiler can fail in many ways
+        error = first_line(failure)
+    if (error := _told_by(form, error)) is not None:
         updater.undo_compile()
+        updater.forget()
         torch.compiler.reset()
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-    return None
+    return error
+
+
+def _told_by(form: Alone, error: str | None) -> str | None:
+    """The first process's error that has one, alike on all."""
+    found = [(rank, one) for rank, one in enumerate(form.gather(error)) if one is not None]
+    if not found:
+        return None
+    rank, text = found[0]
+    return text if form.size == 1 else f"process {rank}: {text}"
 
 
 def choose_steps_for_time(
