@@ -28,6 +28,7 @@ _LAZY = {
     "from_tensors": "init",
     "parallelise": "distributed",
     "duration": "schedules",
+    "in_flight": "pipeline_update",
     "schedule": "schedules",
     "stage_layers": "stages",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "from_seed",
     "from_tensors",
     "gather_json",
+    "in_flight",
     "layout",
     "leading",
     "parallelise",

@@ -1,6 +1,7 @@
 """What to train with what you have, as arithmetic: memory, traffic, FLOPs, time; and one dial.
 
-Read in this order: job, devices, shares, memory, traffic, speed, plan, dial, dry_run.
+Read in this order: job, devices, shares, memory, traffic, speed, rules, decide, plan, dial,
+dry_run.
 """
 
 from langwright.plan.devices import Device, device_named, device_names

@@ -10,6 +10,7 @@ from langwright.model import ModelConfig
 from langwright.parallel import ParallelConfig
 
 Checkpointing = Literal["auto", "none", "selective", "full", "budget"]
+Offload = Literal["none", "activations", "optimizer", "both"]
 VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an activation
 
 
@@ -24,12 +25,15 @@ class Job:
     minutes: float | None = None  # the length as a time instead
     parallel: ParallelConfig = field(default_factory=lambda: ParallelConfig.parse({}))
     optimizer: str = "adamw"
+    momentum: bool = True  # sgd keeps one
+    galore_rank: int = 128  # of galore's moments
+    offload: Offload = "none"  # what is kept in main memory (besides parallel.offload)
     precision: str = "bf16"
     micro_rows: int | None = None  # rows of one forward pass on one device; None: what fits
     chunk_tokens: int | None = None  # tokens whose logits stand at once; None: automatic
     checkpointing: Checkpointing = "auto"  # auto: the least that fits
     activation_budget: float = 0.5  # share of the activations kept by "budget"
-    compiled: bool = True
+    compiled: bool | Literal["auto"] = True
 
     @property
     def batch_rows(self) -> int:

@@ -6,7 +6,8 @@ parallelism, and Rajbhandari et al. 2019 (ZeRO, arXiv:1910.02054) for sharded st
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 
 from langwright.model import ModelConfig, training_memory
 from langwright.parallel import Layout, choose_accumulation, schedule
@@ -17,6 +18,7 @@ MASTER = 4  # bytes of a weight and of its gradient: fp32
 # Bytes of optimizer state per parameter of each kind; Muon keeps one moment of the matrices.
 STATE_BYTES = {"adamw": 8, "adamw_reference": 8, "adam_l2": 8, "muon": 8, "sgd": 4}
 MUON_MATRIX = 4
+WHOLE_MATRICES = ("muon", "galore")  # these update each matrix as a whole
 LOGIT_VALUES = {"cpu": 2**21, "cuda": 2**27}  # that stand at once, as the loss cuts its chunks
 # Share of the device that can be filled; the rest is the driver's, the libraries' and gaps.
 USABLE = 0.92
@@ -54,19 +56,89 @@ def stage_memory(
 ) -> DeviceMemory:
     """Bytes on one device of a pipeline stage; an update is `micro_batches` of `micro_rows`."""
     tokens = -(-micro_rows * job.sequence_length // layout.cp)  # of one micro-batch, here
-    return DeviceMemory(
-        weights=MASTER * stage.parameters,
-        gradients=MASTER * stage.parameters,
-        optimizer=optimizer_bytes(job.optimizer, stage.kept),
+    activations = _activations(job, layout, stage, micro_rows, micro_batches)
+    parameters, optimizer = MASTER * stage.parameters, state_bytes(job, layout, stage)
+    here = DeviceMemory(
+        weights=parameters,
+        gradients=parameters,
+        optimizer=optimizer,
         gathered=_gathered(job, layout, stage, micro_batches, kind),
-        activations=_activations(job, layout, stage, micro_rows, micro_batches),
+        activations=activations,
         logits=_logits(job, layout, tokens, kind) if stage.last else 0,
     )
+    if kind == "cpu":  # there is no other memory: offloading only copies
+        copied = 2 * parameters if job.offload in ("optimizer", "both") else 0
+        return replace(here, optimizer=optimizer + copied)
+    if parameters_away(layout):
+        here = replace(here, weights=0, gradients=0, optimizer=0)
+    if job.offload in ("optimizer", "both"):
+        here = replace(here, optimizer=0)
+    if job.offload in ("activations", "both"):
+        here = replace(here, activations=_in_use(job, layout, stage, tokens, activations))
+    return here
 
 
-def optimizer_bytes(name: str, kept: dict[str, int]) -> int:
-    """Bytes of optimizer state for numbers of parameters by kind."""
-    each = STATE_BYTES.get(name, 8)
+def host_bytes(
+    job: Job, layout: Layout, stage: Stage, micro_rows: int, micro_batches: int, kind: str = "cuda"
+) -> int:
+    """Bytes of main memory that offloading takes for one GPU: what its own memory is spared, with
+    weights and gradients of the optimizer's own where that alone is there."""
+    if kind == "cpu":
+        return 0
+    states, total = 2 * MASTER * stage.parameters + state_bytes(job, layout, stage), 0
+    if parameters_away(layout) or job.offload in ("optimizer", "both"):
+        total += states
+    if job.offload in ("activations", "both"):
+        total += _activations(job, layout, stage, micro_rows, micro_batches)
+    return total
+
+
+def parameters_away(layout: Layout) -> bool:
+    """Whether sharded weights, their gradients and moments lie in main memory."""
+    return layout.config.offload and layout.size("fsdp") > 1
+
+
+def _in_use(job: Job, layout: Layout, stage: Stage, tokens: int, most: int) -> int:
+    """Activations on the device while the others are in main memory: those of a block that works
+    and of one whose copies are on their way."""
+    plain = replace(job, checkpointing="none")
+    each = max((kept_values(plain, layout, layer) for layer in stage.layers), default=0.0)
+    return min(most, int(2 * job.value_bytes * tokens * each))
+
+
+def state_bytes(job: Job, layout: Layout, stage: Stage) -> int:
+    """Bytes that the optimizer keeps on one device of a stage besides weights and gradients.
+
+    Where matrices are shared out, each that must be updated whole has an owner, who keeps a copy
+    and its gradient; the fullest owner counts.
+    """
+    if job.optimizer not in WHOLE_MATRICES or not stage.matrices:
+        return optimizer_bytes(job.optimizer, stage.kept, momentum=job.momentum)
+    others = {kind: count for kind, count in stage.kept.items() if kind != "matrix"}
+    sizes, owners = [math.prod(shape) for shape in stage.matrices], layout.size("copy")
+    owned = max(max(sizes), -(-sum(sizes) // owners)) if owners > 1 else sum(sizes)
+    moments = MUON_MATRIX * sum(sizes)
+    if job.optimizer == "galore":
+        moments = sum(galore_bytes(shape, job.galore_rank) for shape in stage.matrices)
+    copies = 2 * MASTER * owned if owners > 1 else 0
+    return optimizer_bytes("adamw", others) + moments * owned // sum(sizes) + copies
+
+
+def galore_bytes(shape: tuple[int, ...], rank: int) -> int:
+    """Bytes of `GaLore`'s state of matrices (..., m, n): of r = min(rank, m, n) directions the
+    projection (the shorter side, r), and two moments (r, the longer side)."""
+    *stack, rows, columns = shape
+    rank = min(rank, rows, columns)
+    numbers = min(rows, columns) * rank + 2 * rank * max(rows, columns)
+    return MASTER * math.prod(stack) * numbers
+
+
+def optimizer_bytes(name: str, kept: dict[str, int], *, momentum: bool = True) -> int:
+    """Bytes of optimizer state for numbers of parameters by kind (of galore's see `state_bytes`).
+
+    momentum: sgd has it; without, there is nothing to keep.
+    """
+    each = STATE_BYTES[name] if momentum or name != "sgd" else 0
     state = {kind: each * count for kind, count in kept.items()}
     if name == "muon" and "matrix" in kept:
         state["matrix"] = MUON_MATRIX * kept["matrix"]
@@ -190,13 +262,6 @@ def in_flight(layout: Layout, process: int, micro_batches: int) -> float:
             held -= 1
         most = max(most, held)
     return most / each
-
-
-def pipeline_microbatches(layout: Layout, rows: int) -> int:
-    """The fewest micro-batches into which a pipeline cuts the rows of a process; 1 without one."""
-    if layout.pp == 1:
-        return 1
-    return layout.config.pipeline_microbatches or min(rows, 2 * layout.pp)
 
 
 def _logits(job: Job, layout: Layout, tokens: int, kind: str) -> int:

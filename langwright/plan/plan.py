@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from langwright.base import UserError
 from langwright.model import flops_per_token, parameter_count
-from langwright.parallel import Layout, World, layout
+from langwright.parallel import Layout, ParallelConfig, World, layout
+from langwright.plan.decide import choose_compiled, choose_pass, fullest, passes
 from langwright.plan.devices import Device
-from langwright.plan.job import Checkpointing, Job
+from langwright.plan.job import Job
 from langwright.plan.memory import (
     MASTER,
     USABLE,
     DeviceMemory,
-    optimizer_bytes,
-    pipeline_microbatches,
-    stage_memory,
+    host_bytes,
+    state_bytes,
 )
 from langwright.plan.shares import Stage, stages
 from langwright.plan.speed import StepTime, step_time, utilisation
 from langwright.plan.traffic import Traffic, all_traffic
 
-# In one forward pass: more brings no speed.
-MOST_MICRO_TOKENS, CPU_MICRO_TOKENS = 131072, 8192
 MACHINE = 8  # devices of a usual one
 
 
@@ -51,6 +49,14 @@ class Plan:
     def fits(self) -> bool:
         """Whether the fullest device has room."""
         return self.memory.total <= USABLE * self.device.memory
+
+    @property
+    def host_bytes(self) -> int:
+        """Main memory that offloading takes for one device, at most."""
+        size, count = self.micro_rows, self.micro_batches
+        kind = self.device.kind
+        each = (host_bytes(self.job, self.layout, s, size, count, kind) for s in self.stages)
+        return max(each)
 
     @property
     def tokens_per_second(self) -> float:
@@ -89,13 +95,9 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """Weights and optimizer state of the whole model, fp32."""
-        total = parameter_count(self.job.model).total
-        whole = {kind: 0 for stage in self.stages for kind in stage.kept}
-        for stage in self.stages:
-            for kind, kept in stage.kept.items():
-                whole[kind] += kept
-        kept_here = max(1, sum(whole.values()))
-        return MASTER * total + optimizer_bytes(self.job.optimizer, whole) * total // kept_here
+        alone = layout(ParallelConfig.parse({}), World())
+        states = state_bytes(self.job, alone, stages(self.job.model, alone)[0])
+        return MASTER * parameter_count(self.job.model).total + states
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: bytes, seconds, FLOPs."""
@@ -108,6 +110,7 @@ class Plan:
             "micro_batches": self.micro_batches,
             "memory": {**asdict(self.memory), "total": self.memory.total},
             "device_memory": self.device.memory,
+            "host_memory": self.host_bytes,
             "fits": self.fits,
             "traffic": [{**asdict(row), "seconds": row.seconds} for row in self.traffic],
             "step_seconds": {**asdict(self.time), "total": self.time.total},
@@ -122,7 +125,7 @@ class Plan:
 
 
 def make_plan(job: Job, device: Device, world: int = 1) -> Plan:
-    """Plan a run on `world` devices.
+    """Plan a run on `world` devices; what is open is decided as the trainer decides it.
 
     Raises:
         UserError: the degrees do not fit the world, the model or the batch.
@@ -131,11 +134,11 @@ def make_plan(job: Job, device: Device, world: int = 1) -> Plan:
     _check_model(job, placed)
     all_stages = stages(job.model, placed)
     rows = _rows_of_device(job, placed)
-
-    job, micro_rows = _choose(job, placed, all_stages, device, rows)
-    micro_batches = -(-rows // micro_rows)
+    job, micro_rows = choose_pass(job, placed, all_stages, device, rows)
+    micro_batches = passes(placed, rows, micro_rows)
     each = [all_traffic(job, placed, device, s, micro_rows, micro_batches) for s in all_stages]
     traffic = max(each, key=lambda one: sum(row.bytes for row in one))
+    job = choose_compiled(job, placed, device, all_stages, traffic, micro_rows, micro_batches)
     time = step_time(job, placed, device, all_stages, traffic, micro_rows, micro_batches)
     return Plan(
         job,
@@ -144,7 +147,7 @@ def make_plan(job: Job, device: Device, world: int = 1) -> Plan:
         all_stages,
         micro_rows,
         micro_batches,
-        _fullest(job, placed, all_stages, device, rows, micro_rows),
+        fullest(job, placed, all_stages, device, rows, micro_rows),
         traffic,
         time,
     )
@@ -171,49 +174,6 @@ def _placed(job: Job, device: Device, world: int) -> Layout:
             expected=f"a multiple of {least} devices" if open_ else f"{least} devices",
             fix=f"--world {enough} --device {name}, or other degrees",
         ) from None
-
-
-def _choose(
-    job: Job, placed: Layout, all_stages: list[Stage], device: Device, rows: int
-) -> tuple[Job, int]:
-    """The least checkpointing that fits, and the most rows at once, where they are open."""
-    if job.micro_rows is not None:
-        sizes = [min(job.micro_rows, rows)]
-    else:
-        most = CPU_MICRO_TOKENS if device.kind == "cpu" else MOST_MICRO_TOKENS
-        each = rows // pipeline_microbatches(placed, rows)
-        sizes = micro_sizes(rows, min(each, max(1, most // job.sequence_length)))
-        if placed.config.schedule == "interleaved":  # as many micro-batches as its groups need
-            sizes = [n for n in sizes if rows // n % placed.pp == 0] or sizes[-1:]
-    kinds: tuple[Checkpointing, ...] = ("none", "selective", "full")
-    tried = [replace(job, checkpointing=kind) for kind in kinds]
-    if job.checkpointing != "auto":
-        tried = [job]
-    for one in tried:
-        for size in sizes:
-            memory = _fullest(one, placed, all_stages, device, rows, size)
-            if memory.total <= USABLE * device.memory:
-                return one, size
-    return tried[-1], sizes[-1]
-
-
-def _fullest(
-    job: Job,
-    placed: Layout,
-    all_stages: list[Stage],
-    device: Device,
-    rows: int,
-    micro_rows: int,
-) -> DeviceMemory:
-    """Memory of the stage that needs most."""
-    count = -(-rows // micro_rows)
-    each = [stage_memory(job, placed, s, micro_rows, count, device.kind) for s in all_stages]
-    return max(each, key=lambda one: one.total)
-
-
-def micro_sizes(rows: int, most: int) -> list[int]:
-    """Divisors of `rows` up to `most`, the largest first."""
-    return [n for n in range(min(rows, most), 0, -1) if rows % n == 0]
 
 
 def _rows_of_device(job: Job, placed: Layout) -> int:

@@ -28,6 +28,7 @@ class Stage:
     last: bool  # holds the final norm and the head
     kept: dict[str, int] = field(default_factory=dict)  # by kind, the device's own shards
     whole: dict[str, int] = field(default_factory=dict)  # by unit, before FSDP shares them out
+    matrices: list[tuple[int, ...]] = field(default_factory=list)  # of its blocks, not cut at all
 
     @property
     def parameters(self) -> int:
@@ -62,6 +63,8 @@ def stages(config: ModelConfig, layout: Layout) -> list[Stage]:
                 size = _tensor_share(unit, kind, shape, is_expert, layout)
                 stage.whole[unit] = stage.whole.get(unit, 0) + size
                 stage.kept[kind] = stage.kept.get(kind, 0) + _data_share(size, is_expert, layout)
+                if kind == "matrix":
+                    stage.matrices.append(shape)
     return result
 
 

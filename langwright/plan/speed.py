@@ -63,7 +63,7 @@ def step_time(
     again = 1 + recomputed(job) / 3
     products = tokens * share * again * ((fed - attention) / rate + attention / attended)
     memory = _memory_seconds(job, layout, device, all_stages, tokens)
-    launch = KERNELS[job.compiled] * KERNEL_SECONDS * micro_batches
+    launch = KERNELS[job.compiled is True] * KERNEL_SECONDS * micro_batches
     launch *= max(len(stage.layers) for stage in all_stages) if device.bandwidth else 0
     compute = max(products + memory, launch)
     memory = compute - products
@@ -114,7 +114,7 @@ def _memory_seconds(
     fullest = max(
         sum(kept_values(plain, layout, layer) for layer in stage.layers) for stage in all_stages
     )
-    passes = 5 if job.compiled else 9
+    passes = 5 if job.compiled is True else 9
     sent = tokens * fullest * passes * job.value_bytes
     # The head's logits: written, read, turned into their gradient, read twice.
     logits = tokens * job.model.vocab_size / layout.tp * (4 * 2 + 3 * job.value_bytes)

@@ -60,7 +60,7 @@ def _run(plan: Plan) -> str:
         "batch": f"{job.step_tokens:,} tokens = {plan.layout.data_size} x {plan.micro_batches} "
         f"micro-batches of {plan.micro_rows} rows ({rows:,} tokens)",
         "numbers": f"{job.precision}, checkpointing {job.checkpointing}, "
-        f"{'compiled' if job.compiled else 'not compiled'}, {job.optimizer}",
+        f"{'compiled' if job.compiled is True else 'not compiled'}, {job.optimizer}",
     }
     return _table("Plan", lines)
 
@@ -73,6 +73,8 @@ def _memory(plan: Plan) -> str:
         f"{human_bytes(total)} of {human_bytes(int(room))} usable "
         f"({100 * total / room:.0f} %{'' if plan.fits else ': DOES NOT FIT'})"
     )
+    if plan.host_bytes:
+        lines["main memory besides"] = f"{human_bytes(plan.host_bytes)} for each device"
     return _table("Memory of the fullest device", lines)
 
 

@@ -9,6 +9,7 @@ from langwright.plan import Device, Job
 from langwright.recipe.config import Recipe
 from langwright.recipe.dial import GPT2_VOCABULARY, TRAINED
 from langwright.tokenizer import load_tokenizer
+from langwright.train import training_job
 
 CHARACTERS = 256  # stands in for a character tokenizer's alphabet, which the text decides
 
@@ -20,29 +21,11 @@ def recipe_job(recipe: Recipe, device: Device) -> Job:
         UserError: the model's section is wrong, or the device lacks the number format.
     """
     config = recipe.pretrain
-    tokens = config.tokens
-    length = recipe.dataset.sequence_length
-    if config.steps is not None:
-        tokens = config.steps * (config.batch_tokens // length) * length
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if "bf16" in device.peaks else "fp32"
-    on_gpu = device.bandwidth is not None
-    return Job(
-        model=planned_model(recipe),
-        sequence_length=length,
-        batch_tokens=config.batch_tokens,
-        tokens=tokens,
-        minutes=config.minutes,
-        parallel=config.parallel,
-        optimizer=config.optim.name,
-        precision=precision,
-        micro_rows=config.micro_batch_rows,
-        chunk_tokens=config.chunk_tokens,
-        checkpointing=config.checkpointing,
-        activation_budget=config.activation_budget,
-        compiled=on_gpu if config.compile == "auto" else config.compile,
-    )
+    length = recipe.dataset.sequence_length
+    return training_job(config, planned_model(recipe), length, precision)
 
 
 def planned_model(recipe: Recipe) -> ModelConfig:

@@ -8,6 +8,7 @@ from langwright.train.metrics import History, MetricsLog
 from langwright.train.objective import Objective, language_model_loss
 from langwright.train.pretrain import pretrain
 from langwright.train.trainer import Trainer
+from langwright.train.training_job import training_job
 from langwright.train.update import Outcome, Updater
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "newest_checkpoint",
     "open_checkpoint",
     "pretrain",
+    "training_job",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from langwright.base import UserError
 from langwright.model import build_model, model_config
 from langwright.optim import OptimConfig, build_optimizer
 from langwright.parallel import ParallelConfig, World, layout
-from langwright.plan import Job, Plan, device_named, dry_run, make_plan
+from langwright.plan import Job, Plan, device_named, dry_run, make_plan, plan_text
 from langwright.plan.memory import optimizer_bytes
 from langwright.plan.shares import stages
+from langwright.train import TrainConfig, training_job
+from langwright.train.offload import ActivationOffload, HostOptimizer
 
 LENGTH, ROWS = 64, 2
 CONFIG = model_config(
@@ -90,6 +93,84 @@ def test_optimizer_state_is_as_large_as_planned(name: str) -> None:
     real = sum(t.numel() * t.element_size() for t in tensors if t.numel() > 1)
     alone = stages(CONFIG, layout(ParallelConfig.parse({}), World()))[0]
     assert optimizer_bytes(name, alone.kept) == pytest.approx(real, rel=0.001)
+
+
+OPTIMIZERS: list[dict[str, Any]] = [
+    {"name": "adamw"},
+    {"name": "muon"},
+    {"name": "galore", "galore_rank": 8},
+    {"name": "galore", "galore_rank": 1000},  # more than the matrices have
+    {"name": "sgd", "momentum": 0.9},
+    {"name": "sgd"},
+    {"name": "adam_l2"},
+]
+
+
+def stepped(optimizer: Any) -> int:
+    """Bytes of an optimizer's state after a step."""
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    tensors = optimizer.state_dict()["tensors"].values()
+    return sum(t.numel() * t.element_size() for t in tensors if t.numel() > 1)
+
+
+def job_of(optimizer: dict[str, Any], **changes: Any) -> Job:
+    """What a recipe with this optimizer comes to."""
+    values = {"optimizer": optimizer, "batch_tokens": 4 * LENGTH, "micro_batch_rows": 2, **changes}
+    return training_job(TrainConfig.parse(values), CONFIG, LENGTH, "fp32")
+
+
+@pytest.mark.parametrize("table", OPTIMIZERS, ids=str)
+def test_a_recipes_optimizer_is_as_large_as_planned(table: dict[str, Any]) -> None:
+    real = stepped(build_optimizer(build_model(CONFIG), OptimConfig.parse(table)))
+    plan = make_plan(job_of(table), device_named("h100"))
+    assert plan.memory.optimizer == pytest.approx(real, rel=0.001)
+    weights = 4 * plan.stages[0].parameters
+    assert plan.checkpoint_bytes == pytest.approx(weights + real, rel=0.001)
+    assert plan.host_bytes == 0
+
+
+@pytest.mark.parametrize("table", OPTIMIZERS[:3], ids=str)
+def test_what_is_offloaded_is_planned_in_main_memory(table: dict[str, Any]) -> None:
+    model = build_model(CONFIG)
+    weights = sum(p.numel() * 4 for p in model.parameters())
+    optimizer = HostOptimizer(build_optimizer(model, OptimConfig.parse(table)))
+    states = stepped(optimizer)
+    copies = sum(host.numel() * host.element_size() for _, host in optimizer._pairs)
+    plain = make_plan(job_of(table), device_named("h100"))
+    plan = make_plan(job_of(table, offload="optimizer"), device_named("h100"))
+    assert plan.memory.optimizer == 0
+    assert plan.memory.total == plain.memory.total - plain.memory.optimizer
+    # Besides, the gradients on their way.
+    assert plan.host_bytes == pytest.approx(states + copies + weights, rel=0.001)
+    text = plan_text(plan)
+    assert "main memory besides" in text and "main memory besides" not in plan_text(plain)
+    cpu = replace(device_named("h100"), kind="cpu")  # no other memory than this
+    here = make_plan(job_of(table, offload="optimizer"), cpu)
+    assert here.host_bytes == 0
+    assert here.memory.optimizer == pytest.approx(states + copies + weights, rel=0.001)
+
+
+def test_offloaded_activations_leave_a_block_or_two() -> None:
+    job = replace(job_of({"name": "adamw"}), checkpointing="none", model=CONFIG.replace(layers=8))
+    plain = make_plan(job, device_named("h100"))
+    plan = make_plan(replace(job, offload="activations"), device_named("h100"))
+    moved = ActivationOffload(torch.device("cpu"), least_bytes=1024)
+    ids = torch.randint(0, CONFIG.vocab_size, (2, LENGTH))
+    with moved:
+        build_model(job.model).hidden(ids)
+    assert plan.host_bytes == pytest.approx(moved.moved_bytes, rel=0.3)
+    assert plan.memory.activations == pytest.approx(2 / 8 * plain.memory.activations, rel=0.2)
+    assert plan.memory.optimizer == plain.memory.optimizer
+
+
+def test_sharded_weights_in_main_memory() -> None:
+    job = job_of({"name": "adamw"}, parallel={"dp_shard": 2, "offload": True}, micro_batch_rows=1)
+    plan = make_plan(job, device_named("h100"), 2)
+    memory = plan.memory
+    assert memory.weights == memory.gradients == memory.optimizer == 0 < memory.gathered
+    assert plan.host_bytes == 16 * plan.stages[0].parameters
 
 
 @pytest.mark.parametrize(
