@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from langwright.dataset import Batch
 from langwright.optim import OptimConfig, OptimizerSet, build_optimizer, clip_gradients
+from langwright.parallel.layout import Layout
 
 Result = TypeVar("Result")
 Objective = Callable[[Any, Batch], tuple[Tensor, Tensor | float]]
@@ -23,6 +24,7 @@ class Alone:
 
     rank, size = 0, 1  # of processes
     data_rank, data_size = 0, 1  # of parts into which the rows of a batch are shared out
+    layout: Layout | None = None  # of several processes
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -54,7 +54,8 @@ class Distributed(Alone):
         accumulation: Accumulation | None = None,
     ) -> None:
         super().__init__(model)
-        self.layout, self.parts, self.root = layout, parts, root
+        self.layout: Layout = layout
+        self.parts, self.root = parts, root
         self.shared, self.factor, self.context = tuple(shared), factor, context
         self.accumulation = accumulation
         self.rank, self.size = layout.world.rank, layout.world.size

@@ -29,6 +29,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     device: str = "cpu"  # this process's own, such as "cuda:3"
+    local_size: int = 1  # processes on this machine
 
     @property
     def backend(self) -> str:
@@ -59,7 +60,8 @@ def world(device: str = "auto") -> World:
             found=f"RANK={rank}, WORLD_SIZE={size}",
             fix="start the processes with torchrun",
         )
-    return World(rank, size, local_rank, _device(device, local_rank, size))
+    here = _number("LOCAL_WORLD_SIZE", size)
+    return World(rank, size, local_rank, _device(device, local_rank, size), here)
 
 
 @contextlib.contextmanager

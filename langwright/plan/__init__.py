@@ -4,18 +4,22 @@ Read in this order: job, devices, shares, memory, traffic, speed, rules, decide,
 dry_run.
 """
 
+from langwright.plan import rules
+from langwright.plan.decide import activations_of, methods_of, settle, sizes_of, still_needed
 from langwright.plan.devices import Device, device_named, device_names
 from langwright.plan.dial import TOKENS_PER_PARAMETER, Dialled, dial_depth, dial_flops
 from langwright.plan.dry_run import DryRun, dry_run
 from langwright.plan.job import Job
-from langwright.plan.memory import DeviceMemory
+from langwright.plan.memory import USABLE, DeviceMemory
 from langwright.plan.plan import Plan, make_plan
+from langwright.plan.shares import stages
 from langwright.plan.speed import StepTime
 from langwright.plan.text import dry_run_text, plan_text
 from langwright.plan.traffic import Traffic
 
 __all__ = [
     "TOKENS_PER_PARAMETER",
+    "USABLE",
     "Device",
     "DeviceMemory",
     "Dialled",
@@ -24,6 +28,7 @@ __all__ = [
     "Plan",
     "StepTime",
     "Traffic",
+    "activations_of",
     "device_named",
     "device_names",
     "dial_depth",
@@ -31,5 +36,11 @@ __all__ = [
     "dry_run",
     "dry_run_text",
     "make_plan",
+    "methods_of",
     "plan_text",
+    "rules",
+    "settle",
+    "sizes_of",
+    "stages",
+    "still_needed",
 ]

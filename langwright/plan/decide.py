@@ -45,7 +45,7 @@ def choose_pass(
 
     def fits(one: Job, size: int) -> bool:
         memory = fullest(one, placed, all_stages, device, rows, size)
-        return memory.total <= USABLE * device.memory
+        return memory.total <= usable(device, placed)
 
     sizes = sizes_of(job, placed, rows)
     fitting = {
@@ -53,6 +53,31 @@ def choose_pass(
         for one in methods_of(job)
     }
     return settle(job, placed, sizes, fitting)
+
+
+def usable(device: Device, placed: Layout) -> float:
+    """Bytes of a device's memory that one process can fill."""
+    return USABLE * device.memory / sharers(device, placed)
+
+
+def sharers(device: Device, placed: Layout) -> int:
+    """Processes that share a device's memory: on CPUs those of one machine."""
+    return min(placed.world.size, device.per_node) if device.kind == "cpu" else 1
+
+
+def still_needed(
+    job: Job, placed: Layout, stage: Stage, rows: int, micro_rows: int, kept: float | None
+) -> int:
+    """Bytes that a GPU needs for an update of `rows` besides the weights, which are there.
+
+    kept: bytes of activations for each of its tokens, as measured; None: by arithmetic.
+    """
+    count = passes(placed, rows, micro_rows)
+    memory = stage_memory(job, placed, stage, micro_rows, count)
+    activations = float(memory.activations)
+    if kept is not None:
+        activations = kept * micro_rows * job.sequence_length / placed.cp
+    return int(memory.total - memory.weights - memory.activations + activations)
 
 
 def methods_of(job: Job) -> list[Job]:
@@ -98,9 +123,9 @@ def _cpu_method(
     """The method of `cpu_method`; processes of one machine share its memory."""
     if job.checkpointing != "auto":
         return job
-    lanes = torch.get_num_threads() if placed.alone else 1
+    lanes = (job.lanes or torch.get_num_threads()) if placed.alone else 1
     tokens = cpu_tokens(rows, job.sequence_length, job.micro_rows, lanes)
-    room = CPU_SHARE * device.memory / min(placed.world.size, device.per_node)
+    room = CPU_SHARE * device.memory / sharers(device, placed)
 
     def needed(method: Method) -> float:
         one = replace(job, checkpointing=method)

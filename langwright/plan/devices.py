@@ -149,6 +149,6 @@ def _this() -> Device:
     fast = {"bf16": found.bf16, "fp16": found.device != "cpu", "fp32": True}
     peaks = {name: matmul_peak(name, found.device) for name, there in fast.items() if there}
     memory = float(found.device_memory_bytes or found.memory_bytes)
-    return Device(
-        "this", found.name, memory, None, peaks, per_node=found.devices, kind=found.device
-    )
+    kind = found.device
+    here = {} if kind == "cpu" else {"per_node": found.devices}  # a CPU has any number of processes
+    return Device("this", found.name, memory, None, peaks, kind=kind, **here)

@@ -30,6 +30,7 @@ class Job:
     offload: Offload = "none"  # what is kept in main memory (besides parallel.offload)
     precision: str = "bf16"
     micro_rows: int | None = None  # rows of one forward pass on one device; None: what fits
+    lanes: int | None = None  # passes at a time on a CPU; None: at most one for each core
     chunk_tokens: int | None = None  # tokens whose logits stand at once; None: automatic
     checkpointing: Checkpointing = "auto"  # auto: the least that fits
     activation_budget: float = 0.5  # share of the activations kept by "budget"

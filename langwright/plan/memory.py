@@ -191,8 +191,10 @@ def _activations(
     flying = in_flight(layout, stage.number, micro_batches)
     tokens = -(-micro_rows * job.sequence_length // layout.cp)  # of one micro-batch, here
     per_token = sum(kept_values(job, layout, layer) for layer in stage.layers)
-    if job.checkpointing == "full" and stage.layers:  # one block at a time is computed again
+    if job.checkpointing in ("selective", "full") and stage.layers:  # a block is computed again
         again = max(_kept(job.model, layout, layer) for layer in stage.layers)
+        if job.checkpointing == "selective":  # its products are there
+            again -= max(kept_values(job, layout, layer) for layer in stage.layers)
         per_token += again / flying
     ends = 2 * job.model.width * (stage.first + stage.last)
     keys = 0

@@ -9,12 +9,11 @@ from typing import Any
 from langwright.base import UserError
 from langwright.model import flops_per_token, parameter_count
 from langwright.parallel import Layout, ParallelConfig, World, layout
-from langwright.plan.decide import choose_compiled, choose_pass, fullest, passes
+from langwright.plan.decide import choose_compiled, choose_pass, fullest, passes, usable
 from langwright.plan.devices import Device
 from langwright.plan.job import Job
 from langwright.plan.memory import (
     MASTER,
-    USABLE,
     DeviceMemory,
     host_bytes,
     state_bytes,
@@ -48,7 +47,12 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether the fullest device has room."""
-        return self.memory.total <= USABLE * self.device.memory
+        return self.memory.total <= self.room
+
+    @property
+    def room(self) -> float:
+        """Bytes that one process can fill."""
+        return usable(self.device, self.layout)
 
     @property
     def host_bytes(self) -> int:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from langwright.base import human_bytes, human_count, human_seconds
 from langwright.model import flops_per_token, parameter_count
 from langwright.plan.dry_run import DryRun
-from langwright.plan.memory import USABLE
 from langwright.plan.plan import Plan
 from langwright.plan.speed import bubble_share
 
@@ -68,7 +67,7 @@ def _run(plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     values = asdict(plan.memory)
     lines = {name: human_bytes(values[key]) for key, name in MEMORY_NAMES.items() if values[key]}
-    total, room = plan.memory.total, USABLE * plan.device.memory
+    total, room = plan.memory.total, plan.room
     lines["all"] = (
         f"{human_bytes(total)} of {human_bytes(int(room))} usable "
         f"({100 * total / room:.0f} %{'' if plan.fits else ': DOES NOT FIT'})"
@@ -123,7 +122,7 @@ def _verdict(plan: Plan) -> str:
 def _remedies(plan: Plan) -> list[str]:
     """What would make it smaller, the cheapest first."""
     tips = []
-    states = plan.memory.states / (USABLE * plan.device.memory)
+    states = plan.memory.states / plan.room
     if plan.memory.activations > 0.2 * plan.memory.total:
         if plan.micro_rows > 1:
             tips.append("fewer rows at once (pretrain.micro_batch_rows)")

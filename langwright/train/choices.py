@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from langwright.base import UserError, machine, read_json, write_json
+from langwright.plan import rules
 
-CPU_TOKENS = 16384  # of a pass with all cores of a CPU
-LANE_TOKENS = 8192  # of a pass with one core, while the others have passes of their own
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -88,28 +87,18 @@ def choose_micro_rows(
     if wanted is not None:
         return choices.decide("micro_batch_rows", min(wanted, rows), "as asked")
     if choices["device"] == "cpu":
-        value = even_part(rows, max(1, CPU_TOKENS // length))
-        reason = "the whole batch" if value == rows else f"about {CPU_TOKENS:,} tokens"
+        value = rules.cpu_rows(rows, length)
+        reason = "the whole batch" if value == rows else f"about {rules.CPU_TOKENS:,} tokens"
         return choices.decide("micro_batch_rows", value, reason)
-    value = min(rows, max(1, 131072 // length))
-    first = value
-    while not fits(value):
-        if value == 1:
-            raise UserError(
-                "one row does not fit into the device's memory",
-                fix="a smaller model, shorter sequences, or another device",
-            )
-        value = (value + 1) // 2
-    reason = "fits into device memory" if value == first else f"{first} rows did not fit"
+    sizes = rules.device_sizes(rows, length)
+    value = rules.most_that_fit(sizes, fits)
+    if not value:
+        raise UserError(
+            "one row does not fit into the device's memory",
+            fix="a smaller model, shorter sequences, or another device",
+        )
+    reason = "fits into device memory" if value == sizes[0] else f"{sizes[0]} rows did not fit"
     return choices.decide("micro_batch_rows", value, reason)
-
-
-def even_part(rows: int, most: int) -> int:
-    """The largest divisor of `rows` up to `most`, unless it is less than half of that."""
-    if rows <= most:
-        return rows
-    divisor = next(d for d in range(most, 0, -1) if rows % d == 0)
-    return divisor if 2 * divisor >= most else most
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:

@@ -7,24 +7,24 @@ import time
 from langwright.base import UserError, machine, matmul_peak
 from langwright.dataset import Rows
 from langwright.model import ModelConfig, attention_kernel
+from langwright.plan import rules
 from langwright.train.activation_checkpointing import checkpoint_activations
-from langwright.train.choices import DTYPES, Choices, choose_micro_rows, even_part
-from langwright.train.compiling import why_not_compiled
+from langwright.train.checkpointing_choice import choose_checkpointing, choose_pass_together
+from langwright.train.choices import DTYPES, Choices, choose_micro_rows
 from langwright.train.config import TrainConfig
 from langwright.train.lane_choice import choose_lanes, reconsider_lanes
 from langwright.train.loss_scale import LossScale
 from langwright.train.probe import (
     Probe,
-    choose_checkpointing,
     choose_compile,
     choose_precision,
     choose_steps_for_time,
     set_dtype,
 )
+from langwright.train.training_job import training_job
 from langwright.train.update import Updater
 
 FORWARD_SHARE = 0.4  # an evaluation's cost per token, as a share of a training step's
-UNTRIED_TOKENS = 16_384  # of a micro-batch on a GPU where larger ones are not tried out
 EVALUATIONS = 10  # per run, where the config does not say
 
 
@@ -52,20 +52,7 @@ def choose_all(
     _tell_attention(choices, updater, rows.sequence_length)
     if precision == "fp16":
         updater.loss_scale = LossScale(updater.device)
-    compiled = config.compile is True
-    choose_checkpointing(
-        config.checkpointing, config.activation_budget, choices, probe, compiled=compiled
-    )
-    own_rows = probe.batch_rows // updater.form.data_size
-    if updater.form.size > 1 and kind == "cuda" and config.micro_batch_rows is None:
-        # A process that runs out of memory alone would leave the others waiting for it.
-        most = max(1, UNTRIED_TOKENS // rows.sequence_length)
-        reason = f"{UNTRIED_TOKENS:,} tokens; with several processes more is not tried out"
-        updater.micro_rows = choices.decide("micro_batch_rows", even_part(own_rows, most), reason)
-    else:
-        updater.micro_rows = choose_micro_rows(
-            config.micro_batch_rows, own_rows, rows.sequence_length, choices, probe.fits
-        )
+    _choose_pass(config, choices, probe, precision)
     _take_smaller(choices, updater, smaller)
     steps = _fixed_steps(config, rows, probe.batch_rows)
     budget = None if config.minutes is None else 60.0 * config.minutes
@@ -86,6 +73,31 @@ def choose_all(
     peak_rate(choices)  # measured once; better here than within the budget
     left = max(1.0, budget - (time.perf_counter() - started))
     choose_steps_for_time(left, evaluations, choices, probe)
+
+
+def _choose_pass(config: TrainConfig, choices: Choices, probe: Probe, precision: str) -> None:
+    """Which activations are kept, and how many rows go through at a time."""
+    updater, length = probe.updater, probe.rows.sequence_length
+    compiled, rows = config.compile is True, config.micro_batch_rows
+    model_config = getattr(updater.model, "config", None)
+    job = None
+    if isinstance(model_config, ModelConfig):
+        job = training_job(config, model_config, length, precision)
+    several_gpus = updater.form.size > 1 and updater.device.type == "cuda"
+    if several_gpus and job is not None and (config.checkpointing == "auto" or rows is None):
+        choose_pass_together(job, choices, probe, compiled=compiled)
+        return
+    choose_checkpointing(
+        config.checkpointing,
+        config.activation_budget,
+        choices,
+        probe,
+        compiled=compiled,
+        asked=rows,
+        lanes=config.lanes,
+        job=job,
+    )
+    updater.micro_rows = choose_micro_rows(rows, probe.own_rows, length, choices, probe.fits)
 
 
 def _tell_attention(choices: Choices, updater: Updater, length: int) -> None:
@@ -125,7 +137,8 @@ def apply_choices(
     updater.use_lanes(choices["lanes"] if updater.form.size == 1 else 1)
     if not choices["compile"]:
         return
-    if config.compile == "auto" and (reason := why_not_compiled(updater.form)) is not None:
+    reason = rules.why_not_compiled(updater.form.layout)
+    if config.compile == "auto" and reason is not None:
         choices.say(f"compile: False ({reason})")
         return
     updater.compile()

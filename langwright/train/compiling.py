@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from langwright.model import prepare_compiler
-from langwright.parallel import Alone, Distributed
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -37,20 +36,6 @@ def undo_compile(model: nn.Module) -> None:
     """Let the blocks run as plain Python again."""
     for part in _parts(model):
         part._compiled_call_impl = None
-
-
-def why_not_compiled(form: Alone) -> str | None:
-    """Why blocks spread so are not compiled unless somebody asks for it; None: they can be.
-
-    Compiled and not, all other layouts are shown to come to the same losses and gradients.
-    """
-    if not isinstance(form, Distributed):
-        return None
-    if form.layout.pp > 1:
-        return "a pipeline: where asked for only"
-    if form.layout.config.ep > 1:
-        return "experts' weights are gathered inside the blocks, which no graph can hold"
-    return None
 
 
 def compiler_error(device: torch.device) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from langwright.train.choices import LANE_TOKENS, Choices
+from langwright.plan import rules
+from langwright.train.choices import Choices
 from langwright.train.lanes import can_have_lanes
-from langwright.train.probe import COMPILE_SECONDS, Probe
+from langwright.train.probe import Probe
 
 GAIN = 0.03  # rule of thumb: share of the time that the better way saves where both are compiled
 
@@ -21,7 +22,7 @@ def choose_lanes(wanted: int | None, choices: Choices, probe: Probe, rows: int |
     if wanted == 1 or impossible:
         return choices.decide("lanes", 1, "as asked" if wanted == 1 else impossible or "")
     count = min(cores, probe.batch_rows)
-    most = rows or max(1, LANE_TOKENS // probe.rows.sequence_length)
+    most = rows or max(1, rules.LANE_TOKENS // probe.rows.sequence_length)
     micro_rows = min(updater.micro_rows, most, -(-probe.batch_rows // count))
     batch = probe.rows.batch(0, probe.batch_rows)
     if wanted is None:
@@ -64,7 +65,7 @@ def reconsider_lanes(
     batch, count = probe.rows.batch(0, probe.batch_rows), updater.lanes.count
     several = probe.batch_seconds(batch)
     length = seconds if seconds is not None else (steps or 0) * several
-    if length * GAIN < COMPILE_SECONDS:
+    if length * GAIN < rules.COMPILE_SECONDS:
         return
     at_a_time, updater.micro_rows = updater.micro_rows, alone
     updater.use_lanes(1)

@@ -5,36 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
-from langwright.base import UserError, human_bytes, machine
+from langwright.base import UserError
 from langwright.dataset import Batch, Rows
 from langwright.parallel import Alone
+from langwright.plan import rules
 from langwright.train.activation_checkpointing import (
     Method,
     activation_bytes,
-    checkpoint_activations,
 )
-from langwright.train.choices import CPU_TOKENS, DTYPES, LANE_TOKENS, Choices, largest
+from langwright.train.choices import DTYPES, Choices, largest
 from langwright.train.compiling import (
     blocks_of,
     compiler_error,
     first_line,
-    why_not_compiled,
 )
 from langwright.train.float8 import use_float8
 from langwright.train.offload import HostOptimizer
 from langwright.train.update import Updater, out_of_memory
 
-# Rules of thumb for what has not been measured yet.
-COMPILE_SECONDS = 45.0  # to compile the blocks, forward and backward, on a busy machine
-COMPILE_GAIN = {"cpu": 0.2, "cuda": 0.35}  # share of the time that compiling saves
 SHORT_ROW = 256  # tokens on which activations are counted
-DEVICE_TOKENS = 131072  # of a pass on a GPU, at most
-ENOUGH_TOKENS = 16384  # of a pass, after which a GPU gains nothing by more
-TRIED: tuple[Method, ...] = ("none", "selective", "full")
 FEW_STEPS = 20  # a run of fewer hardly learns; somebody who gives it a time should know
 BUDGET_MARGIN = 0.03  # of a time budget, kept back for checkpoints and what was not foreseen
 
@@ -93,22 +86,42 @@ class Probe:
         return fits
 
     def activation_bytes(self, method: Method = "none") -> float:
-        """Bytes that a forward pass keeps for each token, measured on a short row.
+        """Bytes that this process keeps of a forward pass for each of its tokens.
+
+        The difference between three short rows and two: what does not grow with the rows (casts of
+        weights, the head's gradient) is left out. All processes measure together; not for stages of
+        a pipeline.
 
         method: the one with which the model's blocks work now.
         """
-        batch = self.rows.batch(0, 1)
-        tokens = min(SHORT_ROW, batch.inputs.shape[1])
+        form = self.updater.form
+        shared = 1 if form.layout is None else form.layout.cp
+        tokens = min(SHORT_ROW * shared, self.rows.sequence_length)
+        two, three = (self._kept(rows, tokens, method) for rows in (2, 3))
+        return max(0.0, (three - two) * shared / tokens)
+
+    def _kept(self, rows: int, tokens: int, method: Method) -> int:
+        """Bytes kept of a forward pass of rows that are cut to `tokens`."""
+        updater, kept = self.updater, [0]
+        batch = self.rows.batch(0, rows)
         short = Batch(
             *(
                 None if tensor is None else tensor[:, :tokens]
                 for tensor in (batch.inputs, batch.targets, batch.segments, batch.positions)
             )  # type: ignore[arg-type]
-        ).to(self.updater.device)
-        updater = self.updater
-        kept = activation_bytes(lambda: updater.objective(updater.model, short)[0], method)
+        )
+
+        def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | float]:
+            found: list[tuple[Tensor, Tensor | float]] = []
+            kept[0] = activation_bytes(
+                lambda: found.append(updater.objective(model, batch)), method
+            )
+            return found[0]
+
+        micro = updater.form.own_part(short).to(updater.device)
+        updater.form.gradients(objective, [micro], 1.0, lambda index: None)
         updater.forget()
-        return kept / tokens
+        return kept[0]
 
     def _room_for_moments(self) -> torch.Tensor | None:
         """Memory as large as the optimizer's state will be, while there is none yet."""
@@ -185,73 +198,6 @@ def choose_precision(wanted: str, choices: Choices, fast_bf16: bool, probe: Prob
     return choices.decide("precision", best, f"measured on {rows} rows: {reason}")
 
 
-def choose_checkpointing(
-    wanted: Method | Literal["auto"],
-    budget: float,
-    choices: Choices,
-    probe: Probe,
-    *,
-    compiled: bool,
-) -> str:
-    """Which activations to compute again; leaves the model in that state.
-
-    By itself a run keeps them all where that fits. On a CPU what is kept is measured on a short
-    row. On a GPU each method is tried with the most rows that fit: the quickest per token wins.
-    """
-    updater = probe.updater
-    if wanted != "auto":
-        checkpoint_activations(updater.model, wanted, budget, compiled=compiled)
-        share = f"{100 * budget:g} % of them stay" if wanted == "budget" else "as asked"
-        return choices.decide("checkpointing", wanted, share)
-    if not blocks_of(updater.model):
-        return choices.decide("checkpointing", "none", "no blocks")
-    if updater.form.size > 1:
-        return choices.decide("checkpointing", "none", "several processes: where asked for only")
-    if updater.device.type == "cpu":
-        return _checkpointing_by_memory(choices, probe)
-    return _checkpointing_by_speed(choices, probe)
-
-
-def _checkpointing_by_memory(choices: Choices, probe: Probe) -> str:
-    """The first method whose activations of one pass fit into half of the memory."""
-    length, model = probe.rows.sequence_length, probe.updater.model
-    most = max(CPU_TOKENS, LANE_TOKENS * torch.get_num_threads())  # at a time
-    tokens = length * max(1, min(probe.batch_rows, most // length))
-    room = 0.5 * machine().memory_bytes
-    figures = []
-    for method in TRIED:
-        checkpoint_activations(model, method)
-        needed = tokens * probe.activation_bytes(method)
-        figures.append(f"{method} {human_bytes(needed)}")
-        if needed <= room:
-            break
-    reason = f"activations of {tokens:,} tokens: {', '.join(figures)}; room: {human_bytes(room)}"
-    return choices.decide("checkpointing", method, reason)
-
-
-def _checkpointing_by_speed(choices: Choices, probe: Probe) -> str:
-    """On a device with memory of its own: none if enough rows fit, else what is quickest."""
-    length, model = probe.rows.sequence_length, probe.updater.model
-    most = min(probe.batch_rows, max(1, DEVICE_TOKENS // length))
-    enough = min(most, max(1, ENOUGH_TOKENS // length))
-    rates: dict[Method, float] = {}
-    figures = []
-    for method in TRIED:
-        checkpoint_activations(model, method)
-        rows = most
-        while rows and not probe.fits(rows):
-            rows //= 2
-        if method == "none" and rows >= enough:
-            reason = f"{rows} rows of {length} fit, enough to fill the device"
-            return choices.decide("checkpointing", "none", reason)
-        if rows:
-            rates[method] = rows * length / probe.micro_seconds(rows)
-            figures.append(f"{method} {rates[method]:,.0f} tokens/s with {rows} rows")
-    best: Method = max(rates, key=lambda method: rates[method], default="full")
-    checkpoint_activations(model, best)
-    return choices.decide("checkpointing", best, "; ".join(figures) or "not even one row fits")
-
-
 def choose_compile(
     wanted: str | bool,
     choices: Choices,
@@ -268,10 +214,10 @@ def choose_compile(
         steps: length of the run, if known.
         seconds: its length in time, if that is what is known.
     """
-    updater, device = probe.updater, choices["device"]
+    updater, device = probe.updater, probe.updater.device.type
     if wanted is False or not blocks_of(updater.model):
         return choices.decide("compile", False, "as asked" if wanted is False else "no blocks")
-    if wanted == "auto" and (reason := why_not_compiled(updater.form)) is not None:
+    if wanted == "auto" and (reason := rules.why_not_compiled(updater.form.layout)) is not None:
         return choices.decide("compile", False, reason)
     if wanted is True:
         if (error := try_compile(probe)) is not None:
@@ -281,16 +227,16 @@ def choose_compile(
                 fix="install a C++ compiler (g++), or set compile = false",
             )
         return choices.decide("compile", True, "as asked")
-    if device not in COMPILE_GAIN:
+    if device not in rules.COMPILE_GAIN:
         return choices.decide("compile", False, f"not used on {device}")
-    if seconds is not None and seconds * COMPILE_GAIN[device] < COMPILE_SECONDS:
+    if seconds is not None and not rules.pays_to_compile(device, seconds):
         return choices.decide("compile", False, _too_short(seconds))
     plain = probe.micro_seconds(updater.pass_rows)
     passes = -(-probe.own_rows // updater.pass_rows)
     if seconds is None:
         assert steps is not None
         seconds = steps * passes * plain
-    if seconds * COMPILE_GAIN[device] < COMPILE_SECONDS:
+    if not rules.pays_to_compile(device, seconds):
         return choices.decide("compile", False, _too_short(seconds))
     if (error := try_compile(probe)) is not None:
         return choices.decide("compile", False, f"the compiler failed: {error}")
@@ -371,4 +317,5 @@ def set_dtype(updater: Updater, precision: str) -> None:
 
 
 def _too_short(seconds: float) -> str:
-    return f"a run of about {seconds:.0f} s would not win back the {COMPILE_SECONDS:.0f} s it costs"
+    cost = rules.COMPILE_SECONDS
+    return f"a run of about {seconds:.0f} s would not win back the {cost:.0f} s it costs"

@@ -28,6 +28,7 @@ def training_job(config: TrainConfig, model: ModelConfig, length: int, precision
         offload=config.offload,
         precision=precision,
         micro_rows=config.micro_batch_rows,
+        lanes=config.lanes,
         chunk_tokens=config.chunk_tokens,
         checkpointing=config.checkpointing,
         activation_budget=config.activation_budget,

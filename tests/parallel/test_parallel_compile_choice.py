@@ -22,9 +22,10 @@ from parallel_small import (
 from langwright.base import UserError
 from langwright.model import prepare_compiler
 from langwright.parallel import world
+from langwright.plan.rules import why_not_compiled
 from langwright.train import probe, update
 from langwright.train.choices import Choices
-from langwright.train.compiling import blocks_of, why_not_compiled
+from langwright.train.compiling import blocks_of
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "ddp": {"dp_replicate": 2, "dp_shard": 1},
@@ -55,7 +56,7 @@ def compiled(case: Case, backend: str = "aot_eager") -> tuple[Any, int]:
         return inner(graph, inputs)
 
     form = parallel_form(case)
-    assert why_not_compiled(form) is None
+    assert why_not_compiled(form.layout) is None
     prepare_compiler()
     for part in (*blocks_of(form.model), form.model.norm):
         part.compile(backend=counting, fullgraph=True, dynamic=False)

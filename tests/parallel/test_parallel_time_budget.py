@@ -14,7 +14,7 @@ from parallel_small import UnevenRows, small_config
 from langwright.base import read_json
 from langwright.model import Transformer
 from langwright.parallel import world
-from langwright.train import TrainConfig, Trainer, language_model_loss, report, setup
+from langwright.train import TrainConfig, Trainer, choosing, language_model_loss, report
 
 SETTINGS: dict[str, Any] = {
     "minutes": 62 / 60,
@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "micro_batch_rows": 4,  # a forward pass for each update and process
     "precision": "fp32",
     "compile": False,
+    "checkpointing": "none",
     "lanes": 1,
     "device": "cpu",
     "checkpoint_minutes": 100.0,
@@ -43,10 +44,10 @@ def _slowed(folder: Path, paces: list[tuple[float, float]]) -> Any:
 
     # This process was forked for the test, and ends with it.
     time.perf_counter = lambda: now  # type: ignore[assignment]
-    setup.choose_steps_for_time = lambda left, extra, choices, probe: choices.decide(
+    choosing.choose_steps_for_time = lambda left, extra, choices, probe: choices.decide(
         "total_steps", 60, "test"
     )
-    setup.peak_rate = report.peak_rate = lambda choices: None  # a clock at rest measures nothing
+    choosing.peak_rate = report.peak_rate = lambda choices: None  # a clock at rest measures nothing
     with torch.device("meta"):
         model = Transformer(small_config())
     config = TrainConfig.parse(SETTINGS)

@@ -148,7 +148,7 @@ def test_rows_of_a_lane(monkeypatch, asked: int | None, rows: int) -> None:
     updater = _updater(model, asked or rows, 1)
     probe = Probe(updater, PatternRows(), batch_rows=16)
     choices = Choices("key")
-    monkeypatch.setattr(lane_choice, "LANE_TOKENS", 4 * probe.rows.sequence_length)
+    monkeypatch.setattr(lane_choice.rules, "LANE_TOKENS", 4 * probe.rows.sequence_length)
     choose_lanes(2, choices, probe, asked)
     assert choices["lanes"] == 2 and choices["micro_batch_rows"] == (rows if asked else 4)
     updater.use_lanes(1)

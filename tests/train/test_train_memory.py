@@ -9,15 +9,16 @@ from train_small import PatternRows, same_weights, small_model, small_trainer, w
 from langwright.base import read_json
 from langwright.model import build_model, model_config
 from langwright.optim import OptimConfig, build_optimizer
-from langwright.train import Updater, language_model_loss, probe
+from langwright.plan import rules
+from langwright.train import Updater, checkpointing_choice, language_model_loss, probe
 from langwright.train.activation_checkpointing import (
     METHODS,
     activation_bytes,
     checkpoint_activations,
 )
+from langwright.train.checkpointing_choice import choose_checkpointing
 from langwright.train.choices import Choices
 from langwright.train.offload import ActivationOffload, HostOptimizer, offloading
-from langwright.train.probe import choose_checkpointing
 
 CPU = torch.device("cpu")
 SHAPES = {
@@ -231,7 +232,7 @@ def test_checkpointing_is_chosen_by_memory_on_a_cpu(monkeypatch):
     model = _model("llama")
     small = _probe(model)
     each = {}
-    for method in probe.TRIED:
+    for method in rules.METHODS:
         checkpoint_activations(model, method)
         each[method] = small.activation_bytes(method)
     for room, expected in [
@@ -241,7 +242,7 @@ def test_checkpointing_is_chosen_by_memory_on_a_cpu(monkeypatch):
         (0.1 * each["full"], "full"),
     ]:
         machine = type("Machine", (), {"memory_bytes": 2 * room * 4 * 16})
-        monkeypatch.setattr(probe, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(checkpointing_choice, "machine", lambda machine=machine: machine)
         choices = _choices()
         assert choose_checkpointing("auto", 0.5, choices, small, compiled=False) == expected
         assert "none" in choices.values["checkpointing"]["reason"]
@@ -255,8 +256,8 @@ def test_checkpointing_counts_the_tokens_of_all_lanes(monkeypatch, rows, threads
     """One pass of at most 10 rows, or passes of 6 rows on each core; no more than the batch."""
     small = _probe(_model("llama"), rows)
     length = small.rows.sequence_length
-    monkeypatch.setattr(probe, "CPU_TOKENS", 10 * length)
-    monkeypatch.setattr(probe, "LANE_TOKENS", 6 * length)
+    monkeypatch.setattr(rules, "CPU_TOKENS", 10 * length)
+    monkeypatch.setattr(rules, "LANE_TOKENS", 6 * length)
     monkeypatch.setattr(probe.torch, "get_num_threads", lambda: threads)
     choices = _choices()
     choose_checkpointing("auto", 0.5, choices, small, compiled=False)

@@ -8,8 +8,8 @@ import types
 import pytest
 
 from langwright.base import UserError
+from langwright.plan.rules import even_part
 from langwright.train import History, MetricsLog
-from langwright.train.choices import even_part
 from langwright.train.config import TrainConfig
 from langwright.train.sinks import Guarded, numbers, open_sinks
 

@@ -14,7 +14,7 @@ from train_small import LENGTH, PatternRows, same_weights, small_model, small_tr
 from langwright.base import read_json
 from langwright.optim import ScheduleConfig, schedule
 from langwright.parallel import Alone
-from langwright.train import MetricsLog, language_model_loss, setup
+from langwright.train import MetricsLog, choosing, language_model_loss
 from langwright.train.change_config import ChangeConfig
 from langwright.train.changes import Changes
 from langwright.train.time_budget import LATE, TimeBudget
@@ -217,8 +217,8 @@ def planned(monkeypatch):
     def choose(seconds, extra, choices, probe):
         return choices.decide("total_steps", 60, "test")
 
-    monkeypatch.setattr(setup, "choose_steps_for_time", choose)
-    monkeypatch.setattr(setup, "peak_rate", lambda choices: None)
+    monkeypatch.setattr(choosing, "choose_steps_for_time", choose)
+    monkeypatch.setattr(choosing, "peak_rate", lambda choices: None)
     monkeypatch.setattr("langwright.train.report.peak_rate", lambda choices: None)
 
 
