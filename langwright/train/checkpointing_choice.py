@@ -139,6 +139,8 @@ def choose_pass_together(
         if measured:
             kept[method] = probe.activation_bytes(method)
     room = device_room(updater.device)
+    if place.size("fsdp") == 1 and place.size("dp_replicate") > 1 and place.pp == 1:
+        room += sum(p.nbytes for p in updater.optimizer.parameters)  # DDP's buckets are there
     sizes, figures = sizes_of(job, place, rows), []
     fitting: dict[str, int] = {}
     for one in methods_of(job):

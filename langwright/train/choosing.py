@@ -71,7 +71,7 @@ def choose_all(
         return count * FORWARD_SHARE * step_seconds * valid_rows / probe.batch_rows
 
     peak_rate(choices)  # measured once; better here than within the budget
-    left = max(1.0, budget - (time.perf_counter() - started))
+    left = updater.form.agree(max(1.0, budget - (time.perf_counter() - started)))
     choose_steps_for_time(left, evaluations, choices, probe)
 
 

@@ -81,6 +81,8 @@ def chosen(config: TrainConfig, cases: list[Any]) -> list[tuple[str, int, str]]:
         else:
             weights = sum(p.numel() * 4 for p in updater.optimizer.parameters)
             room = USABLE * memory - weights
+            if config.parallel.dp_replicate > 1:
+                room -= weights  # DDP's buckets
             room *= 1 if world().rank or config.parallel.pp > 1 else 2  # the least room decides
             checkpointing_choice.device_room = lambda device, room=room: room
             choose_pass_together(job_of(config), choices, probe)

@@ -44,27 +44,34 @@ def train(folder: Path, parallel: dict[str, Any], objective: Any, **changes: Any
     return trainer.run()
 
 
+def train_with(folder: Path, parallel: Any, objective: Any, changes: dict[str, Any]) -> Any:
+    return train(folder, parallel, objective, **changes)
+
+
 @pytest.mark.parametrize(
-    ("rank", "parallel", "start"),
+    ("rank", "parallel", "start", "changes"),
     [
-        (1, {"dp_replicate": 2, "dp_shard": 1}, 4),
-        (0, {"tp": 2}, 8),
-        pytest.param(1, {"dp_shard": 2}, 4, marks=pytest.mark.slow),
-        pytest.param(1, {"dp_shard": 2}, 0, marks=pytest.mark.slow),  # in the first update
+        (1, {"dp_replicate": 2, "dp_shard": 1}, 4, {}),
+        (0, {"tp": 2}, 8, {}),
+        (1, {"dp_shard": 2}, 0, {"compile": "auto"}),  # while passes are measured
+        pytest.param(1, {"dp_shard": 2}, 4, {}, marks=pytest.mark.slow),
+        pytest.param(1, {"dp_shard": 2}, 0, {}, marks=pytest.mark.slow),  # in the first update
     ],
-    ids=["ddp", "tp", "fsdp", "fsdp at once"],
+    ids=["ddp", "tp", "fsdp measuring", "fsdp", "fsdp at once"],
 )
 def test_the_next_start_takes_smaller_micro_batches(
-    tmp_path: Path, rank: int, parallel: dict[str, Any], start: int
+    tmp_path: Path, rank: int, parallel: dict[str, Any], start: int, changes: dict[str, Any]
 ) -> None:
     alone, folder = tmp_path / "alone", tmp_path / "several"
     train(alone, {}, language_model_loss)
     said = "out of memory with 2 rows at a time; the next start takes 1"
     with pytest.raises(AssertionError, match=said) as caught:
-        run_ranks(2, train, folder, parallel, Filling(rank, start))
+        run_ranks(2, train_with, folder, parallel, Filling(rank, start), changes)
     assert f"process {rank} of 2" in str(caught.value) and "--max-restarts" in str(caught.value)
     assert read_json(folder / FILE)["micro_batch_rows"] == 1
-    metrics = run_ranks(2, train, folder, parallel, Filling(rank, 0))[0]  # still no more than 1
+    metrics = run_ranks(2, train_with, folder, parallel, Filling(rank, 0), changes)[
+        0
+    ]  # still no more than 1
     assert metrics["resumes"] == (1 if start else 0)
     choice = read_json(folder / "choices.json")["choices"]["micro_batch_rows"]
     assert choice == {"value": 1, "reason": "an earlier start ran out of memory with 2"}
