@@ -224,3 +224,23 @@ def test_the_plan_compiles_where_a_run_would(
     assert planned(config, 1e12, kind, 2 if layout_ else 1).job.compiled is expected
     asked = config.replace(compile=not expected)
     assert planned(asked, 1e12, kind, 2 if layout_ else 1).job.compiled is not expected
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "galore"])
+def test_a_sharded_optimizer_is_as_large_as_planned(name: str) -> None:
+    """Whole matrices have owners, who keep copies of them and of their gradients."""
+    config = settings({"dp_shard": 2}, optimizer={"name": name, "galore_rank": 8})
+    plan = planned(config, 1e12, "cuda")
+    found = run_ranks(2, _state_bytes, config)
+    assert plan.memory.optimizer == pytest.approx(max(found), rel=0.02)
+
+
+def _state_bytes(config: TrainConfig) -> int:
+    form = parallelise(shape(), 3, layout(config.parallel, world("cpu")))
+    optimizer: Any = form.optimizer(config.optim)
+    batch = UnevenRows(LENGTH).batch(*form.own_rows(0, 4))
+    form.gradients(language_model_loss, [batch], 1.0, lambda index: None)
+    optimizer.step()
+    states = optimizer.state_dict()["tensors"].values()
+    owned = sum(p.nbytes + p.grad.nbytes for p in optimizer.owned.values())
+    return owned + sum(t.nbytes for t in states if t.numel() > 1)
