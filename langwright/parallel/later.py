@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from langwright.model import Linear
 
@@ -46,29 +47,31 @@ class Later:
 
 def _forward(later: Later) -> Any:
     def forward(module: nn.Linear, x: Tensor) -> Tensor:
-        y = _Product.apply(x, module.weight, later)
-        return y if module.bias is None else y + module.bias.to(x.dtype)
+        bias = None if module.bias is None else module.bias.to(x.dtype)
+        return _Product.apply(x, module.weight, bias, later)
 
     return forward
 
 
 class _Product(torch.autograd.Function):
-    """x (..., I), weight (O, I) -> (..., O) in the dtype of x."""
+    """x (..., I), weight (O, I), bias (O) -> (..., O) in the dtype of x, as `Linear` has it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, later: Later) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, later: Later) -> Tensor:
         ctx.save_for_backward(x)
         # Kept outside the graph: its gradient is written by hand. (FSDP fills it anew in place.)
         ctx.weight, ctx.later = weight, later
-        return x @ weight.to(x.dtype).T
+        return F.linear(x, weight.to(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,), grad, weight = ctx.saved_tensors, grads[0], ctx.weight
         by_x = grad @ weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1] or ctx.later.add(x, grad, weight):
-            return by_x, None, None
-        return by_x, _weight_gradient(x, grad, weight), None
+        by_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
+        by_weight = None
+        if ctx.needs_input_grad[1] and not ctx.later.add(x, grad, weight):
+            by_weight = _weight_gradient(x, grad, weight)
+        return by_x, by_weight, by_bias, None
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from langwright.parallel.accumulation import SMALL, choose_accumulation
 from langwright.train import TrainConfig, language_model_loss
 from langwright.train.setup import spread
 
+pytestmark = [pytest.mark.parallel, pytest.mark.sample]
 MUON = {"name": "muon"}
 SHARD2, HSDP = {"dp_shard": 2}, {"dp_replicate": 2, "dp_shard": 2}
 WORLDS: dict[str, tuple[int, Case]] = {

@@ -72,6 +72,8 @@ def alone(case: Case) -> tuple[Alone, Any]:
     return form, updater_of(case, form)
 
 
+@pytest.mark.parallel
+@pytest.mark.sample
 @pytest.mark.parametrize(
     ("optimizer", "first", "others"),
     [
@@ -101,7 +103,7 @@ def test_from_layout_to_layout(
     assert updates(form, updater, range(2, 4)) == pytest.approx(wanted, abs=2e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.parallel
 @pytest.mark.parametrize(
     ("model", "first", "others"),
     [
@@ -120,11 +122,12 @@ def test_the_other_forms(tmp_path: Path, model: Any, first: Any, others: list[An
         assert found == pytest.approx(wanted, abs=0.0 if other == first else 2e-6)
 
 
+@pytest.mark.parallel
 @pytest.mark.parametrize(
     "parallel",
     [
-        {"tp": 2, "dp_shard": 2},
-        pytest.param({"dp_replicate": 2, "dp_shard": 2}, marks=pytest.mark.slow),
+        pytest.param({"tp": 2, "dp_shard": 2}, marks=pytest.mark.sample),
+        {"dp_replicate": 2, "dp_shard": 2},
     ],
 )
 def test_four_processes_and_one_that_began(tmp_path: Path, parallel: Any) -> None:

@@ -27,10 +27,11 @@ ALWAYS = {
 }
 
 
+@pytest.mark.parallel
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        pytest.param(model, method, marks=() if (model, method) in ALWAYS else pytest.mark.parallel)
+        pytest.param(model, method, marks=pytest.mark.sample if (model, method) in ALWAYS else ())
         for model in MODELS
         for method in ("allgather", "ulysses")
     ],

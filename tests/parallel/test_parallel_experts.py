@@ -4,6 +4,7 @@ import pytest
 from parallel_ranks import run_ranks
 from parallel_small import Case, check_equal, parallel, single
 
+pytestmark = [pytest.mark.parallel, pytest.mark.sample]
 EXPERTS = {
     "count": 4,
     "chosen": 2,

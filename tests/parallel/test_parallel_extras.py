@@ -10,6 +10,7 @@ from langwright.base import UserError
 from langwright.parallel import ParallelConfig, World, layout, stage_layers
 from langwright.parallel.context import check_context
 
+pytestmark = [pytest.mark.parallel, pytest.mark.sample]
 NO_SMEAR: dict[str, Any] = {
     "residual_scalars": True,
     "value_embeddings": True,

@@ -6,6 +6,7 @@ A sample runs always; all of it with ``pytest -m parallel``.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from typing import Any
@@ -13,7 +14,18 @@ from typing import Any
 import pytest
 import torch
 from parallel_ranks import run_ranks
-from parallel_small import BF16_LOSS, LOSS, TIED_LOSS, Case, Outcome, check_equal, parallel, single
+from parallel_small import (
+    BF16_CUT_GRADIENT,
+    BF16_GRADIENT,
+    BF16_LOSS,
+    LOSS,
+    TIED_LOSS,
+    Case,
+    Outcome,
+    check_equal,
+    parallel,
+    single,
+)
 
 ALWAYS = {
     "fsdp2 cp2",
@@ -70,6 +82,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "kv_heads": None,
     },
 }
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "muon": {"name": "muon"},
+    # In bf16: Adam's division makes steps of full size out of what is rounding in small gradients.
+    "sgd": {"name": "sgd", "lr": 0.02, "momentum": 0.9},
+}
 SHORT = {"ddp": "dp_replicate", "fsdp": "dp_shard"}
 WORDS: dict[str, dict[str, Any]] = {
     "ulysses": {"cp_method": "ulysses"},
@@ -94,10 +111,10 @@ fsdp2 bf16 | llama bf16
 tp2 | gpt2 muon
 tp2 tokens | gemma
 tp2 vocabulary | untied
-tp2 bf16 | llama bf16
+tp2 bf16 | llama bf16 sgd
 cp2 | gpt2 muon
 cp2 ulysses | gemma
-cp2 bf16 | llama bf16
+cp2 bf16 | llama bf16 sgd
 pp2 gpipe | gpt2
 pp2 1f1b | gemma muon
 pp2 interleaved | latent
@@ -110,7 +127,7 @@ ddp4 | untied
 fsdp4 | latent muon
 ddp2 fsdp2 | gpt2 muon
 fsdp2 tp2 | gemma
-fsdp2 tp2 always | llama bf16
+fsdp2 tp2 always | llama bf16 sgd
 ddp2 tp2 | untied
 fsdp2 cp2 | llama
 ddp2 cp2 ulysses | untied muon
@@ -124,7 +141,7 @@ pp2 fsdp2 1f1b | gemma
 pp2 fsdp2 1f1b always | llama
 pp2 fsdp2 interleaved | untied muon
 pp2 fsdp2 zero-bubble | llama
-pp2 fsdp2 zero-bubble never | gpt2 bf16
+pp2 fsdp2 zero-bubble never | gpt2 bf16 ones
 pp2 ddp2 1f1b | llama muon
 pp2 ddp2 interleaved | gpt2
 pp2 ddp2 zero-bubble | untied
@@ -184,9 +201,10 @@ def _case(line: str) -> tuple[int, Case]:
     model = next(word for word in what.split() + ["llama"] if word in MODELS)
     return count, Case(
         model=MODELS[model],
-        optimizer={"name": "muon"} if "muon" in what.split() else {},
+        optimizer=next((o for name, o in OPTIMIZERS.items() if name in what.split()), {}),
         parallel=table,
         steps=3,
+        micro_rows=1 if "ones" in what.split() else 2,
         rows=6 if model == "six" else 8,
         documents="documents" in what.split(),
         activations=next((w for w in form.split() if w in ("full", "selective")), "none"),
@@ -202,19 +220,42 @@ def _reference(what: str) -> Outcome:
 
 def _marked(line: str) -> Any:
     form = line.partition("|")[0].strip()
-    return pytest.param(line, id=form, marks=() if form in ALWAYS else pytest.mark.parallel)
+    return pytest.param(line, id=form, marks=pytest.mark.sample if form in ALWAYS else ())
 
 
+@pytest.mark.parallel
 @pytest.mark.parametrize("line", [_marked(line) for line in LAYOUTS.strip().splitlines()])
 def test_many_processes_equal_one(line: str) -> None:
     count, case = _case(line)
     wanted = _reference(line.partition("|")[2].strip())
     found = run_ranks(count, parallel, case)[0]
     if case.dtype == torch.bfloat16:
-        # Gradients are summed up in bf16 in another order: measured up to 4.8e-2 of a parameter's.
-        check_equal(found, wanted, loss=BF16_LOSS, gradient=5e-2)
+        cut = any(case.parallel.get(name, 1) > 1 for name in ("tp", "cp"))
+        limit = BF16_CUT_GRADIENT if cut else BF16_GRADIENT
+        check_equal(found, wanted, loss=BF16_LOSS, gradient=limit)
     else:
         check_equal(found, wanted, loss=TIED_LOSS if case.model.get("tied", True) else LOSS)
+
+
+@pytest.mark.parametrize("fault", ["loss", "norm", "gradient", "missing", "weight"])
+def test_a_small_fault_is_found(fault: str) -> None:
+    """Of the sizes that a wrong scale or a sum left out would have, in the last update only."""
+    wanted = _reference("llama")
+    found = copy.deepcopy(wanted)
+    name = "blocks.1.attention.k.weight"
+    if fault == "loss":
+        found.losses[-1] += 3e-6
+    elif fault == "norm":
+        found.norms[-1] *= 1 + 5e-6
+    elif fault == "gradient":
+        found.gradients[-1][name] *= 1 + 2e-5
+    elif fault == "missing":
+        del found.gradients[-1][name]
+    else:
+        found.weights[name][0, 0] += 1e-5
+    check_equal(wanted, wanted)
+    with pytest.raises(AssertionError):
+        check_equal(found, wanted)
 
 
 def test_matrix_is_large() -> None:

@@ -7,10 +7,11 @@ from parallel_small import Case, check_equal, parallel, single
 ALWAYS = {("1f1b", True), ("interleaved", False), ("zero-bubble", True)}
 
 
+@pytest.mark.parallel
 @pytest.mark.parametrize(
     ("schedule", "tied"),
     [
-        pytest.param(name, tied, marks=() if (name, tied) in ALWAYS else pytest.mark.parallel)
+        pytest.param(name, tied, marks=pytest.mark.sample if (name, tied) in ALWAYS else ())
         for name in ("gpipe", "1f1b", "interleaved", "zero-bubble")
         for tied in (True, False)
     ],

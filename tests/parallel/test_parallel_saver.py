@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from langwright.base import UserError
 from langwright.formats import load_model
 from langwright.model import Transformer, build_model
+from langwright.optim import build
 from langwright.parallel import checkpoint_storage, world
 from langwright.train import (
     TrainConfig,
@@ -97,6 +99,15 @@ def check_same(folder: Path, weights: Any, reference: Path, wanted: Any, limit: 
         assert (weights[name] - one).abs().max() <= 10 * limit, name
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _exact_products() -> Iterator[None]:
+    """Muon's in fp32: in bf16 the rounding of another layout grows with every update, and where a
+    killed run goes on from depends on the moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_product_dtype", lambda device: torch.float32)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """(folder, weights) of an undisturbed run of two processes."""
@@ -106,7 +117,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 def test_killed_processes_and_another_layout(tmp_path: Path, whole: tuple[Path, Any]) -> None:
     """Killed while checkpoints are being written; the same layout goes on to the bit, another one
-    but for rounding (Muon multiplies in bf16 where that is fast)."""
+    but for rounding."""
     fsdp, tp = {"dp_shard": 2}, {"tp": 2}
     reference, wanted = whole
     for victim, call in ((0, 7), (1, 3)):
@@ -118,7 +129,7 @@ def test_killed_processes_and_another_layout(tmp_path: Path, whole: tuple[Path, 
     check_same(tmp_path / "cut", weights, reference, wanted, 0.0)
     metrics, _, weights = run_ranks(2, train, tmp_path / "moved", tp)[0]
     assert metrics["resumes"] >= 1  # those of which a checkpoint tells
-    check_same(tmp_path / "moved", weights, reference, wanted, 5e-5)
+    check_same(tmp_path / "moved", weights, reference, wanted, 5e-6)
 
 
 def _full(folder: Path, failing: int) -> Any:

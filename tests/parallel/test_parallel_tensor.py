@@ -10,6 +10,7 @@ from langwright.base import UserError
 from langwright.parallel import ParallelConfig, World, layout
 from langwright.parallel.tensor_parallel import check_divisible
 
+pytestmark = [pytest.mark.parallel, pytest.mark.sample]
 EXPERTS = {
     "count": 4,
     "chosen": 2,

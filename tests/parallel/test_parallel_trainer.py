@@ -16,6 +16,7 @@ from langwright.model import Transformer, build_model
 from langwright.parallel import World, layout, world
 from langwright.train import TrainConfig, Trainer, language_model_loss
 
+pytestmark = [pytest.mark.parallel, pytest.mark.sample]
 SETTINGS: dict[str, Any] = {
     "steps": 6,
     "batch_tokens": 8 * 16,

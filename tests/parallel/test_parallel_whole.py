@@ -21,8 +21,13 @@ from parallel_small import (
 from langwright.evaluate import evaluate_rows
 from langwright.model import build_model
 from langwright.parallel import Alone, restore
-from langwright.train import language_model_loss
-from langwright.train.checkpoint import open_checkpoint, save_pieces
+from langwright.train import Updater, language_model_loss
+from langwright.train.checkpoint import (
+    open_checkpoint,
+    restore_model,
+    save_checkpoint,
+    save_pieces,
+)
 
 MODEL = {"layers": 4, "window": 5}
 FORMS = {
@@ -43,6 +48,8 @@ def evaluate(case: Case, train_first: bool) -> tuple[float, float, float]:
     return loss, float(total), float(weight)
 
 
+@pytest.mark.parallel
+@pytest.mark.sample
 @pytest.mark.parametrize("form", FORMS)
 def test_evaluation_goes_through_all_processes(form: str) -> None:
     case = Case(model=MODEL, parallel=FORMS[form])
@@ -61,23 +68,42 @@ def test_evaluation_goes_through_all_processes(form: str) -> None:
 STEPS = 4
 
 
-def part_of_a_run(
-    case: Case, start: int, end: int, folder: Path, going_on: bool
-) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Updates `start` to `end` - 1, between two checkpoints; their losses, and whole weights."""
+Part = tuple[list[float], dict[str, torch.Tensor]]  # losses, and the whole weights after them
+
+
+def part_of_a_run(case: Case, start: int, end: int, folder: Path) -> Part:
+    """Updates `start` to `end` - 1, between two checkpoints."""
     form = parallel_form(case)
     updater = updater_of(case, form)
-    if going_on:
+    if start:
         found = open_checkpoint(folder / f"step-{start:07d}")
         restore(form, found.path, updater.optimizer, found.state["optimizer_scalars"])
-    losses = []
-    for step in range(start, end):
-        batch = UnevenRows().batch(*form.own_rows(step * case.rows, case.rows))
-        losses.append(float(updater.update(step, batch, multiplier=1.0).loss))
+    losses = updates(case, form, updater, range(start, end))
     scalars = updater.optimizer.state_dict()["scalars"]
     save_pieces(folder, end, form.state(updater.optimizer), scalars, {}, form.control)
     form.wait()
     return losses, form.full_state()
+
+
+def part_alone(case: Case, start: int, end: int, folder: Path) -> Part:
+    """The same by one process."""
+    model = build_model(small_config(**case.model), seed=3).train()
+    form = Alone(model)
+    updater = updater_of(case, form)
+    if start:
+        found = open_checkpoint(folder / f"step-{start:07d}")
+        restore_model(model, found.weights())
+        updater.optimizer.load_state_dict(found.optimizer())
+    losses = updates(case, form, updater, range(start, end))
+    save_checkpoint(folder, end, model, updater.optimizer.state_dict(), {})
+    return losses, {name: p.detach() for name, p in model.named_parameters()}
+
+
+def updates(case: Case, form: Alone, updater: Updater, steps: range) -> list[float]:
+    """Their losses."""
+    rows = UnevenRows()
+    batches = (rows.batch(*form.own_rows(step * case.rows, case.rows)) for step in steps)
+    return [float(updater.update(*pair, multiplier=1.0).loss) for pair in zip(steps, batches)]
 
 
 EXPERTS = {
@@ -89,35 +115,38 @@ EP = {"dp_shard": 2, "ep": 2}
 MUON = {"name": "muon"}
 
 
+PLAIN = {"layers": 4}
+DDP, FSDP, TP = {"dp_replicate": 2, "dp_shard": 1}, {"dp_shard": 2}, {"dp_shard": 1, "tp": 2}
+MOVES: dict[str, tuple[dict, dict, dict, dict]] = {  # two layouts, model, optimizer
+    "pp to cp": (PP, CP, PLAIN, MUON),
+    "fsdp tp to pp fsdp": ({"dp_shard": 2, "tp": 2}, {"pp": 2, "dp_shard": 2}, PLAIN, MUON),
+    "pp cp to tp": ({**PP, "cp": 2}, TP, PLAIN, {}),
+    "ep to pp ep": (EP, {**EP, "pp": 2, "pipeline_microbatches": 2}, EXPERTS, MUON),
+    "pp to ep": ({**PP, "schedule": "interleaved"}, EP, EXPERTS, {}),
+    "ddp to fsdp": (DDP, FSDP, PLAIN, {}),
+    "fsdp to tp": (FSDP, TP, PLAIN, MUON),
+    "fsdp tp to one": ({"dp_shard": 2, "tp": 2}, {}, PLAIN, MUON),
+    "pp to fsdp": ({**PP, "schedule": "zero-bubble"}, FSDP, PLAIN, MUON),
+    "ep to one": (EP, {}, EXPERTS, MUON),
+    "one to pp": ({}, PP, PLAIN, {}),
+}
+SAMPLE = {"pp to cp", "pp to ep", "fsdp tp to one"}
+
+
+@pytest.mark.parallel
 @pytest.mark.parametrize(
-    ("first", "second", "model", "optimizer"),
-    [
-        (PP, CP, {"layers": 4}, MUON),
-        pytest.param(
-            *({"dp_shard": 2, "tp": 2}, {"pp": 2, "dp_shard": 2}, {"layers": 4}, MUON),
-            marks=pytest.mark.parallel,
-        ),
-        pytest.param(
-            *({**PP, "cp": 2}, {"dp_shard": 1, "tp": 2}, {"layers": 4}, {}),
-            marks=pytest.mark.parallel,
-        ),
-        pytest.param(
-            *(EP, {**EP, "pp": 2, "pipeline_microbatches": 2}, EXPERTS, MUON),
-            marks=pytest.mark.parallel,
-        ),
-        ({**PP, "schedule": "interleaved"}, EP, EXPERTS, {}),
-    ],
-    ids=["pp to cp", "fsdp tp to pp fsdp", "pp cp to tp", "ep to pp ep", "pp to ep"],
+    "move", [pytest.param(m, marks=pytest.mark.sample if m in SAMPLE else ()) for m in MOVES]
 )
-def test_a_run_goes_on_under_another_layout(
-    first: dict, second: dict, model: dict, optimizer: dict, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_under_another_layout(move: str, tmp_path: Path) -> None:
+    first, second, model, optimizer = MOVES[move]
     losses: list[float] = []
     weights: dict[str, torch.Tensor] = {}
     for form, start, end in ((first, 0, 2), (second, 2, STEPS)):
         case = Case(model=model, parallel=form, optimizer=optimizer)
-        count = math.prod(form.get(name, 1) for name in ("dp_shard", "pp", "cp", "tp"))
-        found, weights = run_ranks(count, part_of_a_run, case, start, end, tmp_path, start > 0)[0]
+        edges = ("dp_replicate", "dp_shard", "pp", "cp", "tp")
+        count = math.prod(form.get(name, 1) for name in edges)
+        place = (case, start, end, tmp_path)
+        found, weights = run_ranks(count, part_of_a_run, *place)[0] if form else part_alone(*place)
         losses += found
     wanted = single(Case(model=model, optimizer=optimizer, steps=STEPS))
     ended = Outcome(losses, wanted.norms, wanted.gradients, weights)
