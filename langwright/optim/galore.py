@@ -86,9 +86,13 @@ class GaLore(MatrixOptimizer):
 def projection(gradient: Tensor, rank: int) -> Tensor:
     """The `rank` strongest directions of the gradient's shorter side, orthonormal.
 
-    gradient (..., m, n) -> (..., min(m, n), r).
+    gradient (..., m, n) -> (..., min(m, n), r). A singular vector's sign is arbitrary, and rounding
+    can turn it; moments are kept when P is made anew, so it must be the same wherever it is made:
+    the largest number of each direction is positive.
     """
     rank = min(rank, *gradient.shape[-2:])
     u, _, vh = torch.linalg.svd(gradient, full_matrices=False)
     wide = gradient.shape[-2] <= gradient.shape[-1]
-    return (u[..., :rank] if wide else vh[..., :rank, :].mT).contiguous()
+    directions = u[..., :rank] if wide else vh[..., :rank, :].mT
+    largest = directions.gather(-2, directions.abs().argmax(-2, keepdim=True))  # (..., 1, r)
+    return (directions * largest.sign()).contiguous()

@@ -63,8 +63,26 @@ def _tiny(x: torch.Tensor) -> torch.Tensor:
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
+    """What is compiled: blocks and final norm; of a block in which weights are gathered (FSDP's
+    hooks, with expert parallel: no graph can hold them) what else there is."""
+    parts = blocks_of(model)
     norm = getattr(model, "norm", None)
-    return [*blocks_of(model), *([norm] if isinstance(norm, nn.Module) else [])]
+    if isinstance(norm, nn.Module):
+        parts.append(norm)
+    return [inner for part in parts for inner in (_children(part) if _gathers(part) else [part])]
+
+
+def _children(block: nn.Module) -> list[nn.Module]:
+    return [child for child in block.children() if not _sharded(child) and not _gathers(child)]
+
+
+def _gathers(module: nn.Module) -> bool:
+    """Whether some module inside gathers its weights by itself."""
+    return any(_sharded(inner) for inner in module.modules() if inner is not module)
+
+
+def _sharded(module: nn.Module) -> bool:
+    return hasattr(module, "set_requires_gradient_sync")  # as FSDP's modules have it
 
 
 @contextlib.contextmanager

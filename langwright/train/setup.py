@@ -159,6 +159,7 @@ def spread(
     if place.alone:
         model.to(device).train()
         return Alone(model)
+    _refuse_compiled(config)
     model_config = getattr(model, "config", None)
     if not isinstance(model_config, ModelConfig):
         raise UserError("only our own transformer can be spread over processes", where="parallel")
@@ -180,6 +181,19 @@ def spread(
     if form.accumulation is not None:
         say(form.accumulation.describe())
     return form
+
+
+def _refuse_compiled(config: TrainConfig) -> None:
+    """A compiled backward pass is one graph: it came to the same numbers, but put nothing off."""
+    zero_bubble = config.parallel.pp > 1 and config.parallel.schedule == "zero-bubble"
+    if config.compile is True and zero_bubble:
+        raise UserError(
+            "compiled blocks cannot put off the gradients of their weights, and that is what a "
+            "zero-bubble pipeline does in its bubbles",
+            where="compile",
+            found="true, with parallel.schedule = zero-bubble",
+            fix='compile = false, or parallel.schedule = "1f1b" or "interleaved"',
+        )
 
 
 def _before_sharding(config: TrainConfig) -> Callable[[nn.Module], None] | None:

@@ -7,6 +7,7 @@ from torch import nn
 from langwright.base import UserError
 from langwright.model import build_model, model_config
 from langwright.optim import GaLore, OptimConfig, build_optimizer
+from langwright.optim.galore import projection
 
 
 def _gradients(shape, steps):
@@ -52,6 +53,15 @@ def test_equals_the_formula(shape):
             torch.testing.assert_close(along.abs(), torch.ones(3).double(), atol=1e-4, rtol=0)
             theirs = reference.send(along.sign())
     torch.testing.assert_close(weight.detach().double(), theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (3, 6, 6)])
+def test_a_direction_has_one_sign(shape):
+    """Whichever sign the decomposition comes to: moments outlive the projection."""
+    gradient = _gradients(shape, 1)[0]
+    own = projection(gradient, 4)
+    torch.testing.assert_close(projection(-gradient, 4), own)
+    assert (own.amax(-2) == own.abs().amax(-2)).all()
 
 
 def test_its_state_is_small():

@@ -75,6 +75,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     documents: bool = False  # two in every row
     activations: Method = "none"  # how they are checkpointed
+    compiled: str = ""  # backend of the compiler for blocks, if any
 
 
 @dataclass
@@ -151,8 +152,25 @@ def parallel_form(case: Case, **options: Any) -> Distributed:
     return form
 
 
+def _compile(updater: Updater, backend: str) -> None:
+    """As the trainer does, once the model is spread, but perhaps by another backend."""
+    torch.compiler.reset()
+    compile_module = torch.nn.Module.compile
+
+    def with_backend(module: torch.nn.Module, **options: Any) -> None:
+        compile_module(module, backend=backend, **options)
+
+    torch.nn.Module.compile = with_backend  # type: ignore[method-assign,assignment]
+    try:
+        updater.compile()
+    finally:
+        torch.nn.Module.compile = compile_module  # type: ignore[method-assign]
+
+
 def _updates(case: Case, form: Alone, look: Any) -> tuple[list[float], list[float]]:
     updater, rows = updater_of(case, form), UnevenRows(documents=case.documents)
+    if case.compiled:
+        _compile(updater, case.compiled)
     clip, losses, norms = form.clip, [], []
 
     def looking(optimizer: OptimizerSet, max_norm: Any, factor: Any = 1.0) -> torch.Tensor:

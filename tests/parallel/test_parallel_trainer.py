@@ -51,14 +51,20 @@ class StopAt:
         return language_model_loss(model, batch)
 
 
-def train(folder: Path, parallel: dict[str, Any], stop: int | None = None, **changes: Any) -> Any:
+def train(
+    folder: Path,
+    parallel: dict[str, Any],
+    stop: int | None = None,
+    shape: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Any:
     """A run in `folder` by all processes; (metrics, weights), or None where it was ended."""
     config = TrainConfig.parse({**SETTINGS, "parallel": parallel, **changes})
     if world().size > 1:
         with torch.device("meta"):
-            model = Transformer(small_config())
+            model = Transformer(small_config(**(shape or {})))
     else:
-        model = build_model(small_config(), config.seed)
+        model = build_model(small_config(**(shape or {})), config.seed)
     trainer = Trainer(
         model,
         UnevenRows(),

@@ -113,6 +113,7 @@ EXPERTS = {
 PP, CP = {"dp_shard": 1, "pp": 2}, {"dp_shard": 1, "cp": 2}
 EP = {"dp_shard": 2, "ep": 2}
 MUON = {"name": "muon"}
+GALORE = {"name": "galore", "galore_rank": 2, "galore_every": 3}  # anew one update after the move
 
 
 PLAIN = {"layers": 4}
@@ -129,8 +130,12 @@ MOVES: dict[str, tuple[dict, dict, dict, dict]] = {  # two layouts, model, optim
     "pp to fsdp": ({**PP, "schedule": "zero-bubble"}, FSDP, PLAIN, MUON),
     "ep to one": (EP, {}, EXPERTS, MUON),
     "one to pp": ({}, PP, PLAIN, {}),
+    "galore fsdp to tp": (FSDP, TP, PLAIN, GALORE),
+    "galore ddp to fsdp": (DDP, FSDP, PLAIN, GALORE),
+    "galore tp to one": (TP, {}, PLAIN, GALORE),
+    "galore ep to pp": (EP, PP, EXPERTS, GALORE),
 }
-SAMPLE = {"pp to cp", "pp to ep", "fsdp tp to one"}
+SAMPLE = {"pp to cp", "pp to ep", "fsdp tp to one", "galore fsdp to tp"}
 
 
 @pytest.mark.parallel
