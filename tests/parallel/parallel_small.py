@@ -20,11 +20,12 @@ LENGTH, SYMBOLS, ROWS = 16, 37, 8
 
 class UnevenRows(Rows):
     """Random tokens; the number of counted targets differs much from row to row. With `documents`
-    every row holds two, of different length, and padding."""
+    every row holds two, of different length, and padding. With `skewed` the first half of every
+    batch of ROWS has next to nothing to count: two rows nothing, two rows their first target."""
 
-    def __init__(self, length: int = LENGTH, documents: bool = False) -> None:
+    def __init__(self, length: int = LENGTH, documents: bool = False, skewed: bool = False) -> None:
         self.sequence_length, self.epoch_rows, self.fingerprint = length, 64, "uneven"
-        self.documents = documents
+        self.documents, self.skewed = documents, skewed
 
     def gather(self, indices: np.ndarray) -> RowArrays:
         inputs, targets = [], []
@@ -32,7 +33,10 @@ class UnevenRows(Rows):
             random = np.random.default_rng([7, int(index)])
             row = random.integers(SYMBOLS, size=self.sequence_length + 1)
             target = row[1:].copy()
-            target[: random.integers(0, self.sequence_length - 1)] = -100
+            if self.skewed:
+                target[{0: 0, 1: 0, 2: 1, 3: 1}.get(index % ROWS, self.sequence_length) :] = -100
+            else:
+                target[: random.integers(0, self.sequence_length - 1)] = -100
             inputs.append(row[:-1])
             targets.append(target)
         arrays = np.stack(inputs).astype(np.int64), np.stack(targets).astype(np.int64)
@@ -74,6 +78,7 @@ class Case:
     rows: int = ROWS
     dtype: torch.dtype = torch.float32
     documents: bool = False  # two in every row
+    skewed: bool = False  # some processes have hardly a token to count
     activations: Method = "none"  # how they are checkpointed
     compiled: str = ""  # backend of the compiler for blocks, if any
 
@@ -168,7 +173,7 @@ def _compile(updater: Updater, backend: str) -> None:
 
 
 def _updates(case: Case, form: Alone, look: Any) -> tuple[list[float], list[float]]:
-    updater, rows = updater_of(case, form), UnevenRows(documents=case.documents)
+    updater, rows = updater_of(case, form), UnevenRows(documents=case.documents, skewed=case.skewed)
     if case.compiled:
         _compile(updater, case.compiled)
     clip, losses, norms = form.clip, [], []
