@@ -22,7 +22,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # layout, model
     "pp": ({"pp": 2}, {"layers": 4}),
     "ep": ({"dp_shard": 2, "ep": 2}, MODELS["experts"]),
 }
-SAMPLE = {"ddp", "fsdp", "tp"}
+SAMPLE = {"fsdp", "tp"}
 
 
 @pytest.mark.parallel

@@ -34,7 +34,7 @@ FORMS: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {  # layout, rows
     "pp ddp zero-bubble": ({**PIPELINE, "schedule": "zero-bubble"}, 1, {"layers": 4}),
     "pp experts": ({"pp": 2, "pipeline_microbatches": 4}, 2, {"layers": 4, **EXPERTS}),
 }  # fmt: skip
-SAMPLE = {"four", "fsdp sharded", "cp", "pp ddp"}
+SAMPLE = {"four", "fsdp sharded", "pp ddp"}
 
 
 @pytest.mark.parallel
