@@ -97,7 +97,7 @@ def why_not_compiled(layout: Layout | None) -> str | None:
     if layout.pp > 1:
         return "a pipeline: where asked for only"
     if layout.config.ep > 1:
-        return "experts' weights are gathered inside the blocks, which no graph can hold"
+        return "experts over processes stay uncompiled, so little is gained: where asked for only"
     return None
 
 
