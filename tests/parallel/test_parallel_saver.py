@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "micro_batch_rows": 4,
     "precision": "fp32",
     "compile": False,
+    "checkpointing": "none",
     "lanes": 1,
     "device": "cpu",
     "seed": 3,
