@@ -22,6 +22,7 @@ from langwright.formats import (
     save_gguf,
     save_model,
     tokenizer_in,
+    transformers_architecture,
 )
 from langwright.generate import LanguageModel
 from langwright.tokenizer import Tokenizer, load_tokenizer
@@ -38,10 +39,11 @@ def export(arguments: argparse.Namespace) -> None:
     if not is_checkpoint(folder):
         _export(model_in(folder), arguments)
         return
+    # The parts of a checkpoint become one folder, also where only Langwright opens it.
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / folder.resolve().name
         consolidate(folder, whole, _tokenizer_of(folder))
-        _export(whole, arguments)
+        _export(whole, arguments, own=True)
 
 
 def _tokenizer_of(checkpoint: Path) -> Tokenizer | None:
@@ -53,11 +55,13 @@ def _tokenizer_of(checkpoint: Path) -> Tokenizer | None:
     return None
 
 
-def _export(source: Path, arguments: argparse.Namespace) -> None:
+def _export(source: Path, arguments: argparse.Namespace, own: bool = False) -> None:
     out = Path(arguments.out)
     peek = peek_model(source)
     target = arguments.to
     check_exportable(peek.config, "GGUF" if target == "gguf" else "Hugging Face's layout")
+    if target == "hf" and not own:
+        transformers_architecture(peek.config)
     kind = _kind(target, arguments.type, peek)
     if target == "gguf" and out.suffix != ".gguf":
         out = out / f"{source.resolve().stem}-{kind}.gguf"

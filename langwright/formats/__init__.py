@@ -1,6 +1,10 @@
 """Models in the layouts of other software, in and out: Hugging Face's folders, OpenAI's, GGUF."""
 
-from langwright.formats.exportable import check_exportable
+from langwright.formats.exportable import (
+    check_exportable,
+    opened_by,
+    transformers_architecture,
+)
 from langwright.formats.fetch import Fetched, fetch_model
 from langwright.formats.folder import save_model
 from langwright.formats.gguf import GgufFile, read_blocks, save_gguf
@@ -22,6 +26,7 @@ __all__ = [
     "load_model",
     "load_parts",
     "model_in",
+    "opened_by",
     "peek_model",
     "peek_tokenizer",
     "read_blocks",
@@ -29,4 +34,5 @@ __all__ = [
     "save_model",
     "to_hf_config",
     "tokenizer_in",
+    "transformers_architecture",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from langwright.base import human_bytes, human_count, human_seconds
-from langwright.model import flops_per_token, parameter_count
+from langwright.formats import opened_by
+from langwright.model import ModelConfig, flops_per_token, parameter_count
 from langwright.plan.dry_run import DryRun
 from langwright.plan.plan import Plan
 from langwright.plan.speed import bubble_share
@@ -55,6 +56,7 @@ def _run(plan: Plan) -> str:
     lines = {
         "model": f"{human_count(counts.total)} parameters{active}, "
         f"{job.model.layers} layers, width {job.model.width}",
+        "opens in": _programs(job.model),
         "devices": f"{plan.world} x {plan.device.description}: {plan.layout.describe()}",
         "batch": f"{job.step_tokens:,} tokens = {plan.layout.data_size} x {plan.micro_batches} "
         f"micro-batches of {plan.micro_rows} rows ({rows:,} tokens)",
@@ -62,6 +64,12 @@ def _run(plan: Plan) -> str:
         f"{'compiled' if job.compiled is True else 'not compiled'}, {job.optimizer}",
     }
     return _table("Plan", lines)
+
+
+def _programs(config: ModelConfig) -> str:
+    found = opened_by(config)
+    others = ", ".join(f"{program} ({name})" for program, name in found.items())
+    return f"Langwright, {others}" if found else "Langwright alone"
 
 
 def _memory(plan: Plan) -> str:

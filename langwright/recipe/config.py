@@ -228,8 +228,18 @@ def _placed(error: UserError, path: KeyPath, places: Places) -> UserError:
 def _check_model(recipe: Recipe, places: Places) -> None:
     """Find a mistake in [model] now, not after the tokenizer has been trained."""
     try:
-        recipe.architecture()
+        config = recipe.architecture()
     except UserError as error:
         named = [key for key in recipe.model if key in str(error)]
         path = ("model", max(named, key=len)) if named else ("model",)
         raise _placed(error, path, places) from None
+    length = recipe.dataset.sequence_length
+    if length > config.context_length:
+        raise UserError(
+            "rows are longer than what the model is made to see at once",
+            where=places.of(("dataset", "sequence_length")),
+            found=f"dataset.sequence_length = {length}, "
+            f"model.context_length = {config.context_length}",
+            expected="a context_length of at least sequence_length",
+            fix=f"model.context_length = {length}, or leave it out: it follows from the rows",
+        )

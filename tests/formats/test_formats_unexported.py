@@ -9,7 +9,15 @@ import torch
 
 from langwright.base import UserError, read_json
 from langwright.cli import main
-from langwright.formats import check_exportable, load_model, peek_model, save_gguf, save_model
+from langwright.formats import (
+    check_exportable,
+    load_model,
+    opened_by,
+    peek_model,
+    save_gguf,
+    save_model,
+    transformers_architecture,
+)
 from langwright.generate import LanguageModel
 from langwright.model import Transformer, build_model, model_config
 
@@ -65,6 +73,32 @@ def test_export_refuses_with_the_reason_and_the_way_out(
     if to == "gguf":
         with pytest.raises(UserError, match="GGUF cannot hold it"):
             save_gguf(LanguageModel(model, None), out)
+
+
+def test_flags_are_not_all_that_can_be_in_the_way() -> None:
+    """The fast presets have none of the four, and yet no other program computes them."""
+    fast = model_config({"preset": "langwright-fast-1m"})
+    assert fast.unexported == () and opened_by(fast) == {}
+    with pytest.raises(UserError, match="no architecture of transformers") as told:
+        transformers_architecture(fast)
+    assert "feedforward, norm_affine" in str(told.value.found)
+    assert opened_by(model_config({"preset": "langwright-fastest-1m"})) == {}
+    safe = model_config({"preset": "qwen3-30m", "tied": False, "init": "modern"})
+    assert opened_by(safe) == {"transformers": "Qwen3ForCausalLM", "llama.cpp": "qwen3"}
+    neox = model_config({"preset": "pythia-70m"})
+    assert opened_by(neox) == {"transformers": "GPTNeoXForCausalLM"}
+
+
+def test_export_to_transformers_refuses_what_it_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"preset": "langwright-fast-1m", "width": 32, "layers": 1, "heads": 2}
+    save_model(tmp_path / "model", build_model(model_config(small, vocab_size=40)))
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "model"), "--to", "hf", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "no architecture of transformers" in said and "norm_affine" in said
+    assert "preset = 'qwen3-30m'" in said and not out.exists()
 
 
 def test_info_tells_it(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
 from recipe_small import story
 
+from langwright.base import UserError
 from langwright.cli import main
 from langwright.plan import Plan, device_named, make_plan
 from langwright.recipe import load_recipe, planned_model, recipe_job, run_recipe
@@ -21,6 +23,39 @@ def planned(name: str, device: str, world: int, changes: tuple[str, ...] = ()) -
     recipe = load_recipe(FOLDER / f"{name}.toml", changes)
     place = device_named(device)
     return make_plan(recipe_job(recipe, place), place, world)
+
+
+def told_settings(path: Path) -> list[tuple[str, ...]]:
+    """The --set options of each command in a recipe's comments; a line that begins with one goes
+    on with the line before."""
+    found: list[list[str]] = []
+    before = False
+    for line in itertools.takewhile(lambda line: line.startswith("#"), path.open()):
+        here = [a or b for a, b in re.findall(r"--set (?:'([^']*)'|(\S+))", line)]
+        if here and before and line.lstrip("# ").startswith("--set"):
+            found[-1] += here
+        elif here:
+            found.append(here)
+        before = bool(here)
+    return [tuple(settings) for settings in found]
+
+
+TOLD = [(path, one) for path in ALL for one in told_settings(path)]
+
+
+@pytest.mark.parametrize(("path", "settings"), TOLD, ids=lambda value: getattr(value, "stem", ""))
+def test_what_the_comments_say_can_be_typed(path: Path, settings: tuple[str, ...]) -> None:
+    assert load_recipe(path, settings) != load_recipe(path)
+
+
+def test_rows_longer_than_the_models_context_are_refused() -> None:
+    path = FOLDER / "llama3-1b.toml"
+    with pytest.raises(UserError, match="longer than what the model is made to see") as told:
+        load_recipe(path, ["dataset.sequence_length=8193"])
+    for part in ("dataset.sequence_length = 8193", "model.context_length = 8192"):
+        assert part in str(told.value.found)
+    assert told.value.where == "--set dataset.sequence_length=8193"
+    load_recipe(path, ["dataset.sequence_length=8193", "model.context_length=8193"])
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
@@ -47,16 +82,10 @@ LAYOUTS = [
     ("speedrun-fastest", "h100", 8, ("dial.depth=24",), 1384),
     ("pythia-160m", "a100-40gb", 32, (), 162.3),
     ("olmo-1b", "h100", 64, (), 1485),
-    ("llama3-1b", "h100", 8, ("pretrain.parallel.tp=1", "pretrain.parallel.pp=1"), 1236),
+    ("llama3-1b", "h100", 8, told_settings(FOLDER / "llama3-1b.toml")[0], 1236),
     ("llama3-1b", "h100", 16, (), 1236),
     ("llama3-1b", "h100", 32, ("pretrain.parallel.dp_replicate=2",), 1236),
-    (
-        "llama3-1b",
-        "h100",
-        64,
-        ("dataset.sequence_length=32768", "model.context_length=32768", "pretrain.parallel.cp=4"),
-        1236,
-    ),
+    ("llama3-1b", "h100", 64, told_settings(FOLDER / "llama3-1b.toml")[1], 1236),
 ]
 
 
@@ -83,6 +112,7 @@ def test_the_plan_command_tells_it_all(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().out
     for part in ("1.24B parameters", "pp 2 x dp_shard 4 x tp 2", "tensor parallel", "pipeline"):
         assert part in said
+    assert re.search(r"opens in +Langwright, transformers \(LlamaForCausalLM\), llama.cpp", said)
     assert main([*command, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["layout"]["dp_shard"] == 4 and values["fits"] is True
