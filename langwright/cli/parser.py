@@ -130,7 +130,9 @@ def _plan(commands: Any) -> None:
     plan.add_argument("--flops", type=float, metavar="X", help="turn the dial: a budget in FLOPs")
     plan.add_argument("--minutes", type=float, metavar="X", help="turn the dial: a time")
     plan.add_argument(
-        "--dry-run", action="store_true", help="also run an update of one rank without memory"
+        "--dry-run",
+        action="store_true",
+        help="also run an update of one rank of each stage without memory",
     )
     plan.add_argument("--json", action="store_true", help="as JSON: bytes, seconds, FLOPs")
     _add_set(plan)

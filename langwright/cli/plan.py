@@ -12,8 +12,8 @@ from langwright.plan import (
     Device,
     Plan,
     device_named,
-    dry_run,
     dry_run_text,
+    dry_runs,
     make_plan,
     plan_text,
 )
@@ -40,16 +40,16 @@ def plan(arguments: argparse.Namespace) -> None:
     elif chosen:
         overrides += [f"dial.{name}={value}" for name, value in chosen.items()]
     made = _plan(arguments, overrides, device)
-    counted = dry_run(made) if arguments.dry_run else None
+    counted = dry_runs(made) if arguments.dry_run else []
     if arguments.json:
-        more = {} if counted is None else {"dry_run": asdict(counted)}
+        more = {"dry_run": [asdict(stage) for stage in counted]} if counted else {}
         print(json.dumps(made.to_json() | more, indent=2))
         return
     if chosen:
         print(_dial_text(load_recipe(arguments.recipe, overrides), overrides[-1]) + "\n")
     print(plan_text(made))
-    if counted is not None:
-        print("\n" + dry_run_text(counted))
+    for stage in counted:
+        print("\n" + dry_run_text(stage))
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str], device: Device) -> Plan:

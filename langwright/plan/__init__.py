@@ -1,14 +1,14 @@
 """What to train with what you have, as arithmetic: memory, traffic, FLOPs, time; and one dial.
 
 Read in this order: job, devices, shares, memory, traffic, speed, rules, decide, plan, dial,
-dry_run.
+dry_run, pretend.
 """
 
 from langwright.plan import rules
 from langwright.plan.decide import activations_of, methods_of, settle, sizes_of, still_needed
 from langwright.plan.devices import Device, device_named, device_names
 from langwright.plan.dial import TOKENS_PER_PARAMETER, Dialled, dial_depth, dial_flops
-from langwright.plan.dry_run import DryRun, dry_run
+from langwright.plan.dry_run import DryRun, dry_run, dry_runs
 from langwright.plan.job import Job
 from langwright.plan.memory import USABLE, DeviceMemory
 from langwright.plan.plan import Plan, make_plan
@@ -35,6 +35,7 @@ __all__ = [
     "dial_flops",
     "dry_run",
     "dry_run_text",
+    "dry_runs",
     "make_plan",
     "methods_of",
     "plan_text",

@@ -29,6 +29,7 @@ class Stage:
     kept: dict[str, int] = field(default_factory=dict)  # by kind, the device's own shards
     whole: dict[str, int] = field(default_factory=dict)  # by unit, before FSDP shares them out
     matrices: list[tuple[int, ...]] = field(default_factory=list)  # of its blocks, not cut at all
+    experts: int = 0  # of those in experts, if processes hold different ones: fewer share them out
 
     @property
     def parameters(self) -> int:
@@ -62,6 +63,7 @@ def stages(config: ModelConfig, layout: Layout) -> list[Stage]:
             if _belongs(unit, stage, config.tied):
                 size = _tensor_share(unit, kind, shape, is_expert, layout)
                 stage.whole[unit] = stage.whole.get(unit, 0) + size
+                stage.experts += size if is_expert and layout.config.ep > 1 else 0
                 stage.kept[kind] = stage.kept.get(kind, 0) + _data_share(size, is_expert, layout)
                 if kind == "matrix":
                     stage.matrices.append(shape)

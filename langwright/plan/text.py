@@ -45,8 +45,10 @@ def dry_run_text(found: DryRun) -> str:
         f"({human_bytes(int(found.planned_sent))} by arithmetic)",
         "collectives": ", ".join(f"{n} {kind}" for kind, n in found.collectives.items()) or "none",
     }
-    title = f"Dry run of the first rank, {found.micro_batches} micro-batches, by the CPU's rules"
-    return _table(title, lines)
+    title = (
+        f"Dry run of one rank of pipeline stage {found.stage}, {found.micro_batches} micro-batches"
+    )
+    return _table(f"{title}, by the CPU's rules", lines)
 
 
 def _run(plan: Plan) -> str:

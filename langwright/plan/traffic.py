@@ -73,22 +73,28 @@ Row = tuple[str, str, int, float, bool]
 
 
 def _data(job: Job, layout: Layout, stage: Stage, micro_batches: int, kind: str) -> list[Row]:
-    """FSDP gathers weights for each micro-batch, the blocks' twice if they are dropped in between,
-    and shares out gradients once, or for each micro-batch; copies of the model add gradients up
-    once."""
+    """FSDP gathers weights for each micro-batch, the blocks' twice if they are dropped in between
+    (a pipeline that does not drop them gathers once for all), and shares out gradients once, or for
+    each micro-batch; copies of the model add gradients up once."""
     rows: list[Row] = []
     sharers, copies = layout.size("fsdp"), layout.sizes["dp_replicate"]
+    same = layout.size("expert_shard")  # processes that hold the same experts
     reduce = 2 if layout.config.reduce == "bf16" else MASTER
+    others = stage.gathered - stage.experts
+
+    def ring(values: int, of_experts: int) -> float:
+        return (sharers - 1) / sharers * values + (same - 1) / same * of_experts
+
     if sharers > 1:
-        ring = (sharers - 1) / sharers
-        twice = stage.gathered - stage.outside if reshards(layout) else 0
-        blocks = gathered_bytes(job, kind) * (stage.gathered - stage.outside + twice)
-        gathered = micro_batches * (MASTER * stage.outside + blocks)
-        rows.append(("gather weights", "fsdp", sharers, ring * gathered, True))
+        stay = layout.pp > 1 and layout.config.reshard != "always"
+        blocks = ring(others - stage.outside, stage.experts) * (2 if reshards(layout) else 1)
+        once = MASTER * ring(stage.outside, 0) + gathered_bytes(job, kind) * blocks
+        gathered = (1 if stay else micro_batches) * once
+        rows.append(("gather weights", "fsdp", sharers, gathered, True))
         times = micro_batches if choose_accumulation(layout, stage.gathered).sharded else 1
-        shared = times * ring * reduce * stage.gathered
+        shared = times * reduce * ring(others, stage.experts)
         rows.append(("reduce gradients", "fsdp", sharers, shared, True))
-    whole = 2 * (copies - 1) / copies * stage.gathered / sharers
+    whole = 2 * (copies - 1) / copies * (others / sharers + stage.experts / same)
     rows.append(("average gradients", "dp_replicate", copies, whole * reduce, True))
     return rows
 
@@ -97,13 +103,15 @@ def _tensor(
     job: Job, layout: Layout, stage: Stage, micro_rows: int, micro_batches: int
 ) -> list[Row]:
     """Twice in each block tokens are joined before the matrices and added up after them, forward
-    and backward: eight times a ring over the activations. The embedding adds up once and joins
-    once; the head joins its input once and adds up that one's gradient for all."""
+    and backward: eight times a ring over the activations. The embedding adds up for all, in fp32,
+    and joins the gradient; the head joins its input once and shares out that one's gradient."""
     tokens = micro_rows * job.sequence_length / layout.cp
-    ring = (layout.tp - 1) / layout.tp * tokens * job.model.width * job.value_bytes
+    ring = (layout.tp - 1) / layout.tp * tokens * job.model.width
     again = 2 if job.checkpointing == "full" else 0  # the forward pass is done twice
-    sent = (8 + 2 * again) * len(stage.layers) * ring
-    sent += ring * (2 * stage.first + 3 * stage.last) * layout.config.loss_parallel
+    sent = (8 + 2 * again) * len(stage.layers) * ring * job.value_bytes
+    if layout.config.loss_parallel:
+        join = job.value_bytes * layout.config.sequence_parallel  # else the gradient is whole
+        sent += ring * (stage.first * (2 * MASTER + join) + stage.last * 2 * job.value_bytes)
     return [("tensor parallel", "tp", layout.tp, sent * micro_batches, False)]
 
 
@@ -128,11 +136,18 @@ def _context(
 def _pipeline(
     job: Job, layout: Layout, stage: Stage, micro_rows: int, micro_batches: int
 ) -> list[Row]:
-    """Activations to the next stage, their gradients to the one before."""
+    """Activations to the next stage, their gradients to the one before; with sequence parallel
+    each tensor-parallel rank has its part of the tokens."""
     tokens = micro_rows * job.sequence_length / layout.cp
+    if layout.config.sequence_parallel:
+        tokens /= layout.tp
     borders = 2 * chunks(layout) - stage.first - stage.last
     sent = borders * tokens * job.model.width * job.value_bytes * micro_batches
-    return [("pipeline", "pp", layout.pp, sent, True)]
+    rows: list[Row] = [("pipeline", "pp", layout.pp, sent, True)]
+    if job.model.tied and (stage.first or stage.last) and layout.pp > 1:  # both have the matrix
+        both = MASTER * stage.whole["tokens"] / layout.size("fsdp")
+        rows.append(("tied head's gradient", "pp", 2, both, False))
+    return rows
 
 
 def _experts(
