@@ -31,6 +31,7 @@ from langwright.parallel.checkpoint_storage import SafetensorsReader, Safetensor
 
 ADAM: dict[str, Any] = {}
 MUON = {"name": "muon"}
+NORMUON = {"name": "muon", "neuron_scaling": True, "weight_decay_schedule": "cosine"}
 
 
 def updates(form: Alone, updater: Any, steps: range) -> list[float]:
@@ -80,8 +81,9 @@ def alone(case: Case) -> tuple[Alone, Any]:
         (ADAM, {"dp_shard": 2}, [{"tp": 2}, {"dp_replicate": 2, "dp_shard": 1}]),
         (MUON, {"tp": 2}, [{"dp_shard": 2}]),
         (MUON, {"dp_shard": 2}, [{"dp_shard": 2}]),
+        (NORMUON, {"dp_shard": 2}, [{"tp": 2}]),
     ],
-    ids=["adamw", "muon, tp first", "muon"],
+    ids=["adamw", "muon, tp first", "muon", "normuon"],
 )
 def test_from_layout_to_layout(
     tmp_path: Path, optimizer: Any, first: Any, others: list[Any]
