@@ -138,7 +138,7 @@ def activations_of(
     job: Job, placed: Layout, all_stages: list[Stage], rows: int, at_once: int
 ) -> int:
     """Bytes of activations on the fullest device, with `at_once` of its `rows` going through."""
-    count = passes(placed, rows, at_once)
+    count, at_once = passes(placed, rows, at_once), cut(placed, rows, at_once)
     each = [stage_memory(job, placed, stage, at_once, count) for stage in all_stages]
     return max(memory.activations for memory in each)
 

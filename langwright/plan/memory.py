@@ -16,7 +16,7 @@ from langwright.plan.shares import Stage, chunks
 
 MASTER = 4  # bytes of a weight and of its gradient: fp32
 # Bytes of optimizer state per parameter of each kind; Muon keeps one moment of the matrices.
-STATE_BYTES = {"adamw": 8, "adamw_reference": 8, "adam_l2": 8, "muon": 8, "sgd": 4}
+STATE_BYTES = {"adamw": 8, "adamw_reference": 8, "adam_l2": 8, "muon": 8, "galore": 8, "sgd": 4}
 MUON_MATRIX = 4
 WHOLE_MATRICES = ("muon", "galore")  # these update each matrix as a whole
 LOGIT_VALUES = {"cpu": 2**21, "cuda": 2**27}  # that stand at once, as the loss cuts its chunks

@@ -76,6 +76,12 @@ def activation_bytes(work: Callable[[], Any], method: Method = "none") -> int:
         return tensor
 
     class Kept(TorchDispatchMode):
+        supports_higher_order_operators = True  # FlexAttention is one
+
+        @classmethod
+        def ignore_compile_internals(cls) -> bool:  # what is compiled stays so under this mode
+            return True
+
         def __torch_dispatch__(self, operation, types, inputs=(), options=None):  # type: ignore[no-untyped-def]
             result = operation(*inputs, **(options or {}))
             if operation in _dear():

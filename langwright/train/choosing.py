@@ -112,7 +112,7 @@ def _tell_attention(choices: Choices, updater: Updater, length: int) -> None:
 def _take_smaller(choices: Choices, updater: Updater, rows: int | None) -> None:
     """Take the smaller micro-batch that an earlier start wrote down as it ran out of memory."""
     if rows is not None and rows < updater.micro_rows:
-        reason = f"an earlier start ran out of memory with {updater.micro_rows}"
+        reason = "an earlier start ran out of memory with more"
         updater.micro_rows = choices.decide("micro_batch_rows", rows, reason)
 
 

@@ -109,6 +109,7 @@ def prepare(
     device = choices["device"] if old else choose_device(config.device, choices)
     batch_rows = _batch_rows(config, rows)
     form = spread(model, config, world, device, fresh=fresh, say=say)
+    choices, old = _of_the_first(choices, old, form, config)
     check_writable(path.parent, form, "the run")
     _check_shares(batch_rows, rows.sequence_length, form.data_size)
     place = torch.device(device if form.size == 1 else world.device)
@@ -241,6 +242,21 @@ def run_key(model: nn.Module, rows: Rows, config: TrainConfig, fresh: bool = Fal
     model_config = getattr(model, "config", None)
     described = model_config.to_json() if isinstance(model_config, Config) else None
     return hash_json([settings, shapes, described, rows.fingerprint, rows.sequence_length])
+
+
+def _of_the_first(
+    choices: Choices, old: Choices | None, form: Alone, config: TrainConfig
+) -> tuple[Choices, Choices | None]:
+    """The choices that the first process found, or that none were there: nodes may have folders of
+    their own, and only the first process writes."""
+    record = form.agree(None if old is None else old.values)
+    if (record is None) == (old is None):
+        return choices, old
+    choices = Choices(choices.key, choices.say, record or {})
+    if record is not None:
+        return choices, choices
+    choose_device(config.device, choices)
+    return choices, None
 
 
 def _batch_rows(config: TrainConfig, rows: Rows) -> int:

@@ -283,7 +283,8 @@ class Trainer:
                 found=f"{tokens:,} tokens in {start:,} updates, by the settings and the changes "
                 "of batch in changes.json and metrics.jsonl",
                 expected=f"{saved:,} tokens",
-                fix="put both files back as they were, or begin again in another folder",
+                fix="put both files back as they were; or, if a change of batch was rounded to the "
+                "number of processes, take as many of them as before; or begin again elsewhere",
             )
 
     def _evaluations(self, start: int) -> list[dict[str, Any]]:

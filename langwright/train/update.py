@@ -109,6 +109,15 @@ class Updater:
         """
         self.forget()
         loss, factor = self._gradients(step, batch)
+        try:
+            return self._change(loss, factor, multiplier)
+        except RuntimeError as error:  # the optimizer's state is made in the first update
+            if self.form.size > 1 and out_of_memory(error):
+                raise self.give_up(batch.rows) from None
+            raise
+
+    def _change(self, loss: Tensor, factor: float | Tensor, multiplier: float) -> Outcome:
+        """The rest of an update, once the gradients are there."""
         norm = self.form.clip(self.optimizer, self.clip, factor)
         bad = (~torch.isfinite(norm + loss)).float()
         self.optimizer.set_lr(multiplier)

@@ -21,6 +21,7 @@ from langwright.train import (
     checkpointing_choice,
     choosing,
     language_model_loss,
+    setup,
     training_job,
 )
 from langwright.train.checkpointing_choice import choose_pass_together
@@ -244,3 +245,22 @@ def _state_bytes(config: TrainConfig) -> int:
     states = optimizer.state_dict()["tensors"].values()
     owned = sum(p.nbytes + p.grad.nbytes for p in optimizer.owned.values())
     return owned + sum(t.nbytes for t in states if t.numel() > 1)
+
+
+def _found_by(owner: int | None) -> tuple[str, bool]:
+    """What a process goes by, and as what, where only `owner` finds earlier choices."""
+    config = settings({"dp_shard": 2})
+    form = parallelise(shape(), 3, layout(config.parallel, world("cpu")))
+    own = Choices("key", values={"device": {"value": f"of {owner}", "reason": ""}})
+    fresh = Choices("key", values={"device": {"value": "cpu", "reason": ""}})
+    has = owner == world().rank
+    chosen, old = setup._of_the_first(own if has else fresh, own if has else None, form, config)
+    return chosen["device"], old is chosen
+
+
+@pytest.mark.parametrize(
+    ("owner", "found"), [(None, ("cpu", False)), (0, ("of 0", True)), (1, ("cpu", False))]
+)
+def test_the_first_process_s_choices_are_everybody_s(owner, found) -> None:
+    """Machines without a common folder: only the first process writes choices.json."""
+    assert run_ranks(2, _found_by, owner) == [found, found]

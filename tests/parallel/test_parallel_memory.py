@@ -15,6 +15,7 @@ from test_parallel_trainer import SETTINGS, curve
 
 from langwright.base import UserError, read_json, write_json
 from langwright.model import build_model
+from langwright.optim import OptimizerSet
 from langwright.parallel import Alone, world
 from langwright.train import TrainConfig, Trainer, language_model_loss
 from langwright.train.smaller import FILE, give_up, read_smaller, write_smaller
@@ -74,10 +75,27 @@ def test_the_next_start_takes_smaller_micro_batches(
     ]  # still no more than 1
     assert metrics["resumes"] == (1 if start else 0)
     choice = read_json(folder / "choices.json")["choices"]["micro_batch_rows"]
-    assert choice == {"value": 1, "reason": "an earlier start ran out of memory with 2"}
+    assert choice == {"value": 1, "reason": "an earlier start ran out of memory with more"}
     found, wanted = curve(folder), curve(alone)
     assert [step for step, _ in found] == [step for step, _ in wanted] == list(range(1, 7))
     assert [v for _, v in found] == pytest.approx([v for _, v in wanted], abs=1e-6)
+
+
+def train_with_full_moments(folder: Path) -> Any:
+    """The second process has no room for the optimizer's state."""
+
+    def step(self: OptimizerSet, *_: Any, **options: Any) -> None:
+        raise RuntimeError(FULL)
+
+    if world().rank == 1:
+        OptimizerSet.step = step  # type: ignore[method-assign]
+    return train(folder, {"dp_replicate": 2, "dp_shard": 1}, language_model_loss)
+
+
+def test_no_room_for_moments_means_smaller_micro_batches_too(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="the next start takes 1"):
+        run_ranks(2, train_with_full_moments, tmp_path)
+    assert read_json(tmp_path / FILE)["micro_batch_rows"] == 1
 
 
 def test_the_least_number_stays_and_is_that_of_the_run(tmp_path: Path) -> None:

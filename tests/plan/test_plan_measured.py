@@ -23,6 +23,7 @@ from langwright.plan import (
     make_plan,
     plan_text,
 )
+from langwright.plan.decide import activations_of, cut
 from langwright.plan.memory import optimizer_bytes
 from langwright.plan.shares import stages
 from langwright.train import TrainConfig, training_job
@@ -269,3 +270,16 @@ def test_activations_are_as_large_as_planned(change: dict[str, Any]) -> None:
     plan = make_plan(job, device_named("h100"))
     assert hidden.requires_grad
     assert plan.memory.activations == pytest.approx(sum(saved.values()), rel=0.3)
+
+
+def test_activations_of_a_pipeline_are_those_of_its_small_pieces():
+    """Its rows are cut further than was asked, so that all stages work at a time."""
+    model = model_config(
+        {"width": 64, "layers": 4, "heads": 4, "context_length": 64}, vocab_size=97
+    )
+    placed = layout(ParallelConfig.parse({"pp": 2, "dp_shard": 1}), World(rank=0, size=2))
+    job = Job(model, 64, 32 * 64)
+    small = cut(placed, 32, 32)
+    assert 1 <= small < 32
+    whole, pieces = (activations_of(job, placed, stages(model, placed), 32, n) for n in (32, small))
+    assert whole == pieces > 0

@@ -105,6 +105,22 @@ def test_what_is_kept_shrinks():
     assert kept["full"] < 0.25 * kept["none"]
 
 
+def test_what_is_kept_is_counted_with_compiled_flex_attention():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    q = torch.randn(1, 2, 128, 16)
+    weight = torch.randn(16, 16, requires_grad=True)
+    attend = torch.compile(flex_attention, backend=backend)
+    kept = activation_bytes(lambda: attend(q, q, q).sum() + (q @ weight).sum(), "selective")
+    assert compiled and kept >= q.nbytes
+
+
 def test_activations_come_back_from_main_memory():
     batch = PatternRows().batch(0, 4)
     loss, wanted = _gradients(_model("llama"), batch)
