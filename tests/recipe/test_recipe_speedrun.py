@@ -107,7 +107,7 @@ def test_the_fastest_is_refused_elsewhere(
         (
             "speedrun",
             {"transformers": "Qwen3ForCausalLM", "llama.cpp": "qwen3"},
-            "opens in transformers (Qwen3ForCausalLM), vLLM, and as GGUF in llama.cpp",
+            "opens in transformers (Qwen3ForCausalLM), and as GGUF in llama.cpp",
         ),
         ("speedrun-fastest", {}, "opens in Langwright alone"),
     ],
